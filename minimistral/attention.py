@@ -1,0 +1,73 @@
+"""Grouped-query attention over a window: the operator, apart from the model around it.
+
+Letters: B batch, T query positions, S key positions, H query heads, Hkv key heads, D head size, W window.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from minimistral import masks, naive
+from minimistral.config import check_window
+
+METHODS = ("auto", "naive", "dense")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, method: str = "auto") -> Tensor:
+    """Causal attention of a sequence to itself: q (B, H, T, D), k and v (B, Hkv, T, D) -> (B, H, T, D).
+
+    Query head h uses key head h // (H // Hkv). Position i sees i-W+1 ... i (all of 0 ... i if window is None).
+
+    method  "naive": plain loops, the judge. "dense": one T x T mask through PyTorch's kernel.
+            "auto": without a window that bites, PyTorch's own causal kernel; else "dense".
+    Raises ValueError for shapes, dtypes, devices or a window that do not fit together.
+    """
+    check_window(window)
+    check_shapes(q, k, v)
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
+    T = q.shape[2]
+    if k.shape[2] != T:
+        raise ValueError(f"q has {T} positions and k has {k.shape[2]}: attend() is self-attention, they must be equal.")
+    if method == "naive":
+        return naive.attend(q, k, v, window)
+    if method == "auto" and (window is None or window >= T):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    at = masks.positions(T, q.device)
+    return attend_masked(q, k, v, masks.dense(at, at, window))
+
+
+def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """q (B, H, T, D) over k, v (B, Hkv, S, D) where mask, bool and broadcastable to (B, H, T, S), is True.
+
+    Each query must see at least one key: an empty softmax has no value.
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
+def weights(q: Tensor, k: Tensor, window: int | None = None) -> Tensor:
+    """What attend() mixes the values with, to be looked at: (B, H, T, T) float32; each row sums to 1, zero where unseen."""
+    check_window(window)
+    check_shapes(q, k, k)
+    at = masks.positions(q.shape[2], q.device)
+    keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = q.float() @ keys.float().transpose(-1, -2) / q.shape[3] ** 0.5
+    return scores.masked_fill(~masks.dense(at, at, window), float("-inf")).softmax(-1)
+
+
+def check_shapes(q: Tensor, k: Tensor, v: Tensor):
+    """Raise ValueError, in one sentence, for the first thing that does not fit."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected four dimensions (batch, heads, positions, D).")
+        if x.numel() == 0:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: there is nothing to attend.")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} is {x.dtype}; expected a floating dtype.")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"q is {q.dtype} on {q.device} and {name} is {x.dtype} on {x.device}; they must be the same.")
+    if k.shape != v.shape:
+        raise ValueError(f"k has shape {tuple(k.shape)} and v {tuple(v.shape)}; they must be equal.")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"q has shape {tuple(q.shape)} and k {tuple(k.shape)}; batch and head size (first, last) must agree.")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads and k has {k.shape[1]}; the first must be a multiple of the second.")

@@ -1,0 +1,58 @@
+"""The betting slip: a learner's verdict on each claim and how sure they were, kept on their own machine.
+
+It lies in bets.json under $MINIMISTRAL_HOME, or else ~/.minimistral, and nowhere else.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from minimistral import claims
+from minimistral.checkpoint import write
+
+
+def path() -> Path:
+    return Path(os.environ.get("MINIMISTRAL_HOME") or Path.home() / ".minimistral") / "bets.json"
+
+
+def load() -> dict[str, dict]:
+    """Claim id -> {"verdict": ..., "sure": percent}. A file that cannot be read is set aside, not overwritten."""
+    try:
+        slip = json.loads(path().read_text(encoding="utf-8"))
+        return {id: _checked(id, **bet) for id, bet in slip.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError):
+        aside = path().with_suffix(".unreadable.json")
+        os.replace(path(), aside)
+        print(f"Your betting slip could not be read; it was kept as {aside.name}, and a new one begun.")
+        return {}
+
+
+def place(id: str, verdict: str, sure: int = 50):
+    """Bet on one claim: verdict is true, imprecise or wrong; sure is in percent, 34 (a guess among three) to 100."""
+    bet = _checked(id, verdict, sure)
+    slip = load() | {id: bet}
+    path().parent.mkdir(parents=True, exist_ok=True)
+    write(path(), (json.dumps(slip, indent=2) + "\n").encode())
+
+
+def settle(id: str):
+    """Print a claim's verdict and reason and, where a bet was placed, how it went."""
+    claim, bet = claims.find(id), load().get(id)
+    print(f"“{claim.text}” ({claim.source})")
+    print(f"Verdict: {claim.verdict}. {claim.because}")
+    if bet is None:
+        print("You had no bet on this one.")
+    else:
+        went = "right" if bet["verdict"] == claim.verdict else "lost"
+        print(f"Your bet: {bet['verdict']}, {bet['sure']} % sure: {went}.")
+
+
+def _checked(id, verdict, sure) -> dict:
+    claims.find(id)
+    if verdict not in claims.VERDICTS:
+        raise ValueError(f"verdict is {verdict!r}; expected one of {', '.join(claims.VERDICTS)}.")
+    if not isinstance(sure, int) or isinstance(sure, bool) or not 34 <= sure <= 100:
+        raise ValueError(f"sure is {sure!r}; expected a whole percentage from 34 to 100.")
+    return {"verdict": verdict, "sure": sure}

@@ -1,0 +1,1 @@
+"""What the learner writes: tasks, checks, hints, solutions. One module a chapter, named after the component it builds."""

@@ -1,0 +1,330 @@
+"""How an exercise works, in plain Python: check, why, hint, solution, use. None of them ever raises.
+
+An exercise is declared by what it knows:
+
+    double = Exercise("double", cases=lambda: [(1,), (21,)], hints=["Add it to itself."])
+
+    @double.reference                   the library's answer
+    def _(x): return 2 * x
+
+    @double.right                       differently written right answers (tests: each must pass)
+    def _(x): return x + x
+
+    @double.mistake("It is squared.")   what people really write (tests: each must be rejected, and named by why())
+    def _(x): return x * x
+
+A mistake is recognised by what it computes, not by how it is written.
+"""
+
+import _thread
+import copy
+import inspect
+import math
+import re
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+
+import torch
+
+SECONDS = 10  # after which a learner's function is stopped
+
+
+class Exercise:
+    """One task and its judge.
+
+    name     of the function that the learner writes, or of the value that they work out
+    cases    () -> argument tuples, smallest first, the same ones every time; none: the answer is a value, not a function
+    hints    opened one after the other
+    allowed  modules of this library that an answer may call; anything else of it is "right, but not yours"
+    forbid   names of calls outside the library that would skip the point, such as scaled_dot_product_attention
+    """
+
+    def __init__(self, name: str, *, cases: Callable | None = None, hints=(), allowed=(), forbid=(), tolerance=1e-4):
+        self.name, self.cases, self.hints = name, cases, list(hints)
+        self.allowed, self.forbid, self.tolerance = tuple(allowed), tuple(forbid), tolerance
+        self.answer = None
+        self.mistakes: list[tuple[str, Callable]] = []
+        self.rights: list[Callable] = []
+        self._yours = self._outcomes = None
+        self._passed = self._attempted = False
+        self._opened = 0
+
+    # --- declaring it -------------------------------------------------------------------------------------------------
+
+    def reference(self, function):
+        self.answer = function
+        return function
+
+    def right(self, function):
+        self.rights.append(function)
+        return function
+
+    def mistake(self, sentence: str):
+        def keep(function):
+            self.mistakes.append((sentence, function))
+            return function
+
+        return keep
+
+    # --- what the learner calls ---------------------------------------------------------------------------------------
+
+    def check(self, yours):
+        """Say in one line whether yours is right: the smallest failing case, or how many passed."""
+        print(self._judge(yours))
+
+    def why(self):
+        """Name the mistake behind the last failed check, where it is a known one."""
+        if not self._attempted:
+            print(f"{self.name}: nothing to explain yet. Write an answer and check it first.")
+        elif self._passed:
+            print(f"{self.name}: yours is right; there is nothing to explain.")
+        else:
+            print(f"{self.name}: {self._likely()}")
+
+    def hint(self):
+        """Open the next hint."""
+        if not self.hints:
+            print(f"{self.name}: this one has no hints.")
+            return
+        self._opened = min(self._opened + 1, len(self.hints))
+        print(f"{self.name}, hint {self._opened} of {len(self.hints)}: {self.hints[self._opened - 1]}")
+
+    def solution(self, now: bool = False):
+        """Show the library's answer, after an attempt or when asked for with now=True."""
+        if not (now or self._attempted):
+            print(f"{self.name}: try it first, and check it. To see the answer anyway: solution(now=True).")
+        else:
+            print(source(self.answer, self.name))
+
+    def use(self, yours=None):
+        """The function that later cells work with: yours if it is right, else the library's. Says which."""
+        if yours is not None and yours is not self._yours:
+            self._judge(yours)
+        if self._passed:
+            print(f"{self.name}: from here on, yours is used.")
+            return self._yours
+        print(f"{self.name}: from here on, the library's is used, until yours passes its check.")
+        return self.answer if self.cases else self.answer()
+
+    # --- judging ------------------------------------------------------------------------------------------------------
+
+    def _judge(self, yours) -> str:
+        self._yours, self._outcomes, self._passed = yours, None, False
+        if self.cases is None:
+            return self._judge_value(yours)
+        if not callable(yours):
+            return f"✗ {self.name}: expected a function, got {show(yours)}."
+        cases, outcomes, borrowed = self.cases(), [], set()
+        failure = None
+        for n, case in enumerate(cases):
+            outcome = run(yours, case, self._watch(borrowed))
+            if n == 0 and outcome.returned_nothing:
+                self._attempted = False
+                return f"○ {self.name}: not attempted yet (it returns None)."
+            self._attempted = True
+            outcomes.append(outcome)
+            complaint = outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance)
+            if complaint and failure is None:
+                failure = f"✗ {self.name}({self._arguments(case)}): {complaint}."
+            if outcome.stopped:
+                break
+        self._outcomes = outcomes
+        if failure:
+            return failure
+        if borrowed:
+            return f"✗ {self.name}: right, but not yours: it calls {', '.join(sorted(borrowed))}. Write it out once yourself."
+        self._passed = True
+        return f"✓ {self.name}: correct, in all {len(cases)} cases."
+
+    def _judge_value(self, yours) -> str:
+        if yours is None or yours is ...:
+            self._attempted = False
+            return f"○ {self.name}: not attempted yet."
+        self._attempted = True
+        if complaint := difference(self.answer(), yours, self.tolerance, tell=False):
+            return f"✗ {self.name}: {complaint}."
+        self._passed = True
+        return f"✓ {self.name}: correct."
+
+    def _likely(self) -> str:
+        unknown = "not one of the mistakes known here. Look at the smallest failing case, and work it out by hand."
+        if self.cases is None:
+            named = [s for s, wrong in self.mistakes if not difference(wrong(), self._yours, self.tolerance)]
+            return named[0] if named else "not one of the mistakes known here. " + (self.hints or ["Try once more."])[0]
+        if self._outcomes is None:
+            return "the check takes the function itself, without brackets behind its name."
+        for wanted in (len(self._outcomes), 1):  # behaves like it in every case; else at least where it first fails
+            for sentence, wrong in self.mistakes:
+                if self._behaves_like(wrong, wanted):
+                    return sentence if wanted > 1 else f"perhaps this: {sentence}"
+        trouble = next((outcome.trouble for outcome in self._outcomes if outcome.trouble), None)
+        return f"{trouble}. Mend that first." if trouble else unknown
+
+    def _behaves_like(self, wrong, wanted) -> bool:
+        cases = self.cases()
+        if wanted == 1:  # only the smallest failing case
+            pairs = [
+                (case, outcome)
+                for case, outcome in zip(cases, self._outcomes, strict=False)
+                if outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance)
+            ][:1]
+        else:
+            pairs = list(zip(cases, self._outcomes, strict=False))
+        for case, outcome in pairs:
+            theirs = run(wrong, case)
+            if (theirs.trouble or "") != (outcome.trouble or ""):
+                return False
+            if not theirs.trouble and difference(theirs.value, outcome.value, self.tolerance):
+                return False
+        return bool(pairs)
+
+    def _arguments(self, case) -> str:
+        names = list(inspect.signature(self.answer).parameters)
+        return ", ".join(f"{name}={show(value)}" for name, value in zip(names, case, strict=False))
+
+    def _watch(self, borrowed: set):
+        """A profiler callback that notes calls which the learner's code makes into this library."""
+        def note(frame, event, argument):
+            if event == "c_call" and getattr(argument, "__name__", "") in self.forbid:
+                borrowed.add(argument.__name__)
+            elif event == "call":
+                module, caller = frame.f_globals.get("__name__", ""), frame.f_back.f_globals.get("__name__", "")
+                if frame.f_code is self.answer.__code__:
+                    borrowed.add(f"the answer to {self.name}")
+                elif frame.f_code.co_name in self.forbid:
+                    borrowed.add(frame.f_code.co_name)
+                elif module.startswith("minimistral.") and not caller.startswith("minimistral."):
+                    if not module.startswith(("minimistral.exercises.", *self.allowed)):
+                        borrowed.add(f"{module}.{frame.f_code.co_name}")
+
+        return note
+
+
+class Outcome:
+    """What one call gave: a value, or the trouble it ended in."""
+
+    def __init__(self, value=None, trouble: str | None = None, stopped: bool = False):
+        self.value, self.trouble, self.stopped = value, trouble, stopped
+
+    @property
+    def returned_nothing(self):
+        return self.value is None and self.trouble is None
+
+
+def run(function, case, profile=None) -> Outcome:
+    """Call a function on copies of a case's arguments; catch what it raises, stop it after SECONDS, notice changed inputs."""
+    given = copies(case)
+    before = copies(given)
+    late = threading.Event()
+
+    def interrupt():
+        late.set()
+        _thread.interrupt_main()
+
+    timer = threading.Timer(SECONDS, interrupt)
+    timer.daemon = True
+    timer.start()
+    previous = sys.getprofile()
+    try:
+        if profile:
+            sys.setprofile(profile)
+        value = function(*given)
+    except KeyboardInterrupt:
+        sys.setprofile(previous)
+        if not late.is_set():
+            raise  # the learner pressed stop
+        return Outcome(trouble=f"stopped after {SECONDS} seconds; is there a loop that never ends", stopped=True)
+    except NotImplementedError:
+        return Outcome()
+    except BaseException as error:
+        said = " ".join(str(error).split())
+        return Outcome(trouble=f"raises {type(error).__name__}: {said[:160]}")
+    finally:
+        sys.setprofile(previous)
+        timer.cancel()
+    for name, old, new in zip(inspect.signature(function).parameters, before, given, strict=False):
+        if not callable(old) and difference(old, new, 0):
+            return Outcome(trouble=f"changes its input {name} in place; work on a copy")
+    return Outcome(value)
+
+
+def copies(case):
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x if callable(x) else copy.deepcopy(x) for x in case)
+
+
+def difference(expected, got, tolerance, tell=True) -> str | None:
+    """Where two results part, in one clause; None if they agree. tell=False keeps the expected value to itself."""
+    wanted = f"expected {show(expected)}, got {show(got)}" if tell else f"{show(got)} is not it"
+    if isinstance(expected, torch.Tensor):
+        return _tensor_difference(expected, got, tolerance)
+    if isinstance(expected, bool) or isinstance(expected, str) or expected is None:
+        return None if type(got) is type(expected) and got == expected else wanted
+    if isinstance(expected, int | float):
+        if isinstance(got, torch.Tensor) and got.numel() == 1:
+            got = got.item()
+        if isinstance(got, bool) or not isinstance(got, int | float):
+            return wanted
+        close = math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
+        return None if close or (isinstance(expected, int) and got == expected) else wanted
+    if isinstance(expected, list | tuple):
+        if isinstance(got, torch.Tensor):
+            got = got.tolist()
+        if not isinstance(got, list | tuple):
+            return wanted
+        if len(got) != len(expected):
+            return wanted
+        for e, g in zip(expected, got, strict=True):
+            if difference(e, g, tolerance):
+                return wanted
+        return None
+    return None if expected == got else wanted
+
+
+def _tensor_difference(expected, got, tolerance) -> str | None:
+    if not isinstance(got, torch.Tensor):
+        return f"expected a tensor of shape {tuple(expected.shape)}, got {show(got)}"
+    if got.shape != expected.shape:
+        return f"expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+    if got.dtype != expected.dtype:
+        return f"expected {expected.dtype}, got {got.dtype}"
+    e, g = expected.detach(), got.detach()
+    if g.is_floating_point():
+        if g.isnan().any() and not e.isnan().any():
+            return f"has NaN at {_first(g.isnan())}"
+        wrong = ~torch.isclose(g, e, rtol=tolerance, atol=tolerance, equal_nan=True)
+    else:
+        wrong = g != e
+    if not wrong.any():
+        return None
+    at = _first(wrong)
+    return f"differs first at {at}: expected {show(e[tuple(at)].item())}, got {show(g[tuple(at)].item())}"
+
+
+def _first(flags) -> list[int]:
+    return flags.nonzero()[0].tolist()
+
+
+def show(value) -> str:
+    """A value in a line: small ones whole, tensors by their shape when they are not."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() > 12:
+            return f"<tensor {tuple(value.shape)}>"
+        return show(value.tolist())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        inside = ", ".join(map(show, value[:12])) + (", …" if len(value) > 12 else "")
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    if callable(value):
+        return f"<{getattr(value, '__name__', 'function')}>"  # a case may name its functions by what they do
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def source(function, name: str) -> str:
+    """A function's source as the learner would have written it: under the exercise's name, without decorators."""
+    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("def "))
+    return re.sub(r"^def \w+\(", f"def {name}(", "\n".join(lines[start:]), count=1)

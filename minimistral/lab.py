@@ -1,0 +1,214 @@
+"""`minimistral lab`: lay the learner's own copy of the notebooks in my/ and serve JupyterLab on it.
+
+notebooks/ holds the executed course, for readers. A learner predicts before running, so my/ gets the notebooks without
+their outputs; and what a learner has changed there is never overwritten.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = "00_*.ipynb"
+MANIFEST = ".sync.json"
+
+
+class LabError(ValueError):
+    """The lab cannot be opened; the message says what to do."""
+
+
+def sync(source, target) -> list[str]:
+    """Bring the learner's copy `target` of the folder of notebooks `source` up to date; return a line for each thing to know.
+
+    Notebooks are laid without outputs. A copy that the learner has not changed is replaced when the course's version
+    changed, and laid again when deleted. A changed copy stays as it is, and a new version of the course is laid beside
+    it, once, as NAME.new.ipynb. Only cells count as a change, not outputs, counts or metadata: opening, running and
+    saving a notebook changes nothing.
+
+    target/.sync.json remembers for each file: "laid", the mark of what the learner's copy was when laid; "seen", the mark
+    of the last course version that was laid or offered; "offers", the marks of the .new files when laid.
+    """
+    source, target = Path(source), Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    manifest, lines = _read_manifest(target), []
+    for path in course_files(source):
+        name = path.relative_to(source).as_posix()
+        course, copy = _cleared(path), target / name
+        known = manifest.setdefault(name, {"laid": None, "seen": None, "offers": {}})
+        new, now = mark(name, course), mark(name, _bytes(copy))
+        if now == new:
+            known["laid"] = new
+        elif now is None or now == known["laid"]:
+            write(copy, course)
+            known["laid"] = new
+        elif new not in (known["seen"], known["laid"]):
+            offer = _free_name(copy, known["offers"])
+            write(offer, course)
+            known["offers"][offer.name] = new
+            lines.append(f"{name} has a new version: it lies beside your own copy, which stays as it is, as {offer.name}.")
+        known["seen"] = new
+        write(target / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    return lines
+
+
+def course_files(source: Path) -> list[Path]:
+    """The files of the course below a folder: no hidden ones, no checkpoints, no caches."""
+    def wanted(path):
+        parts = path.relative_to(source).parts
+        return path.is_file() and not any(part.startswith(".") or part == "__pycache__" for part in parts)
+
+    return sorted(path for path in source.rglob("*") if wanted(path))
+
+
+def mark(name: str, data: bytes | None) -> str | None:
+    """What two versions of a file are compared by: of a notebook its cells' kinds, sources and attachments, else all of it.
+
+    Empty cells do not count: JupyterLab adds one when the last cell is run. None for a file that is not there.
+    """
+    if data is None:
+        return None
+    if name.endswith(".ipynb"):
+        try:
+            cells = json.loads(data)["cells"]
+            told = [(cell["cell_type"], "".join(cell["source"]), cell.get("attachments")) for cell in cells]
+            data = json.dumps([cell for cell in told if cell[1].strip()], sort_keys=True).encode()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            pass  # no notebook as it stands: the learner's all the same, so its bytes count
+    return hashlib.sha256(data).hexdigest()
+
+
+def clear(data: bytes) -> bytes:
+    """A notebook without outputs, execution counts and widget state."""
+    notebook = json.loads(data)
+    notebook.get("metadata", {}).pop("widgets", None)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+            cell.get("metadata", {}).pop("execution", None)
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def write(path: Path, data: bytes):
+    """Write a whole file or none: to a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.tmp")
+    new.write_bytes(data)
+    os.replace(new, path)
+
+
+def find_notebooks(root: Path = ROOT) -> Path:
+    """The course's notebooks; LabError where the library was installed without them."""
+    folder = root / "notebooks"
+    if not any(folder.glob(FIRST)):
+        raise LabError(
+            f"There are no notebooks in {folder}: the course comes with the repository, not with the installed package. "
+            "Clone it and run make lab there, or pip install -e . in it."
+        )
+    return folder
+
+
+def lab(port: int = 8888, browser: bool = True):
+    """Sync my/ and serve JupyterLab on chapter 00 until stopped; return its exit status.
+
+    port: the first one to try. browser: open one, where there is a display.
+    """
+    notebooks, mine = find_notebooks(), ROOT / "my"
+    for line in sync(notebooks, mine):
+        print(line)
+    first = min(mine.glob(FIRST)).relative_to(ROOT).as_posix()
+    port, ip = free_port(port), "0.0.0.0" if in_container() else "127.0.0.1"
+    token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(16)
+    opens = browser and has_display()
+    print(f"\n    http://127.0.0.1:{port}/lab/tree/{first}?token={token}\n")
+    if opens:
+        print("JupyterLab opens in your browser; if it does not, open the address above. Ctrl-C here stops it.", flush=True)
+    else:
+        print("Open the address above in a browser. Ctrl-C here stops JupyterLab.", flush=True)
+    options = [
+        f"--port={port}", "--ServerApp.port_retries=0", f"--ip={ip}", f"--ServerApp.root_dir={ROOT}",
+        f"--ServerApp.preferred_dir={mine}", f"--LabApp.default_url=/lab/tree/{first}", "--ServerApp.answer_yes=True",
+        "--log-level=WARN",
+    ]
+    options += [] if opens else ["--no-browser"]
+    options += ["--allow-root"] if is_root() else []
+    # the kernel "python3" is this environment's, whatever the user has installed elsewhere
+    env = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
+    return run([sys.executable, "-m", "jupyterlab", *options], env)
+
+
+def run(command: list[str], env: dict) -> int:
+    """Become this command, where the system can; else run it and return its exit status."""
+    if os.name == "posix":
+        os.execve(command[0], command, env)
+    process = subprocess.Popen(command, env=env)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # it got the Ctrl-C too and is ending
+
+
+def free_port(first: int = 8888) -> int:
+    """The first free port of this machine from `first` on, among a hundred."""
+    for port in range(first, min(first + 100, 65536)):
+        with socket.socket() as trial:
+            if os.name == "posix":
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise LabError(f"No port from {first} on is free for JupyterLab: choose another with --port.")
+
+
+def has_display() -> bool:
+    """Whether a browser opened here would be seen."""
+    if os.environ.get("SSH_CONNECTION") and not os.environ.get("DISPLAY"):
+        return False
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def in_container() -> bool:
+    """Whether this is a Docker or Podman container, whose published ports reach only a server on all of its addresses."""
+    return bool(os.environ.get("container")) or any(Path(p).exists() for p in ("/.dockerenv", "/run/.containerenv"))
+
+
+def _cleared(path: Path) -> bytes:
+    data = path.read_bytes()
+    return clear(data) if path.suffix == ".ipynb" else data
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _free_name(copy: Path, offers: dict) -> Path:
+    """NAME.new.ipynb, or .new2 and so on where the learner has worked in an earlier offer."""
+    number = 1
+    while True:
+        offer = copy.with_name(f"{copy.stem}.new{number if number > 1 else ''}{copy.suffix}")
+        now = mark(offer.name, _bytes(offer))
+        if now is None or now == offers.get(offer.name):
+            return offer
+        number += 1
+
+
+def _read_manifest(target: Path) -> dict:
+    """What was laid; empty where that is not known: then every copy that differs counts as the learner's."""
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        return {name: {"laid": e["laid"], "seen": e["seen"], "offers": dict(e["offers"])} for name, e in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,1 @@
+"""The tiny model of the course: the stories it learns from, and what it needs to learn them."""

@@ -1,0 +1,65 @@
+"""A picture and its text twin, for readers with a kernel, without one, and for tests, which compare the text."""
+
+import io
+
+
+class TextFallback:
+    """Mixed into a widget: where it cannot be shown, its text() is, and its png() if it has one."""
+
+    def text(self) -> str:
+        raise NotImplementedError
+
+    def png(self) -> bytes | None:
+        return None
+
+    def _repr_mimebundle_(self, **kwargs):
+        bundle = dict(super()._repr_mimebundle_(**kwargs))
+        bundle["text/plain"] = self.text()
+        if (png := self.png()) is not None:
+            bundle["image/png"] = png
+        return bundle
+
+
+class Picture:
+    """A drawn picture (PNG bytes) with the same in words. The last line of a cell shows it."""
+
+    def __init__(self, png: bytes, text: str):
+        self.png, self.text = png, text
+
+    def __repr__(self):
+        return self.text
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"image/png": self.png, "text/plain": self.text}
+
+
+def figure(width: float, height: float, **subplots):
+    """A matplotlib figure and its axes in the course's dress, outside pyplot, so that no cell shows it by itself."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        return made, made.subplots(**subplots)
+
+
+def finish(made, text: str, dpi: int = 110) -> Picture:
+    """Draw a figure into a Picture."""
+    from matplotlib import rc_context
+
+    out = io.BytesIO()
+    with rc_context(STYLE):
+        made.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    return Picture(out.getvalue(), text)
+
+
+BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#3a8f5c", "#9aa1a8"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "text.parse_math": False,
+}

@@ -1,0 +1,223 @@
+"""Every exercise's catalogue: wrong answers are rejected and named, right ones pass, and the frame never raises."""
+
+import importlib
+import pkgutil
+import re
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+import minimistral.exercises
+from minimistral.exercises import frame
+from minimistral.exercises.frame import Exercise
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+MODULES = [m.name for m in pkgutil.iter_modules(minimistral.exercises.__path__) if m.name != "frame"]
+EXERCISES = [
+    (module, exercise)
+    for module in MODULES
+    for exercise in vars(importlib.import_module(f"minimistral.exercises.{module}")).values()
+    if isinstance(exercise, Exercise)
+]
+ids = [f"{module}.{exercise.name}" for module, exercise in EXERCISES]
+each = pytest.mark.parametrize("module,exercise", EXERCISES, ids=ids)
+
+
+def verdict(capsys, exercise, yours):
+    exercise.check(yours)
+    return capsys.readouterr().out.strip()
+
+
+def explained(capsys, exercise):
+    exercise.why()
+    return capsys.readouterr().out.strip()
+
+
+@each
+def test_right_answers_pass(module, exercise, capsys):
+    assert len(exercise.rights) >= (2 if exercise.cases else 0)
+    for right in exercise.rights:
+        yours = right if exercise.cases else right()
+        assert verdict(capsys, exercise, yours).startswith("✓"), frame.source(right, exercise.name)
+
+
+@each
+def test_every_known_mistake_is_rejected_and_named(module, exercise, capsys):
+    table = []
+    for sentence, wrong in exercise.mistakes:
+        said = verdict(capsys, exercise, wrong if exercise.cases else wrong())
+        named = explained(capsys, exercise)
+        assert said.startswith("✗") and "\n" not in said, (sentence, said)
+        assert sentence in named, (sentence, named)
+        table.append(f"  killed: {sentence}\n          {said}")
+    with capsys.disabled():
+        print(f"\n{module}.{exercise.name}: {len(table)} wrong answers, {len(table)} killed\n" + "\n".join(table))
+    assert len(table) >= 3
+
+
+@each
+def test_lazy_answers_are_never_accepted(module, exercise, capsys):
+    if exercise.cases is None:
+        for lazy in (0, 0.0, "", [], 1, float("nan"), torch.zeros(1)):
+            if frame.difference(exercise.answer(), lazy, exercise.tolerance):
+                assert verdict(capsys, exercise, lazy).startswith("✗")
+        assert verdict(capsys, exercise, None).startswith("○")
+        return
+
+    def zeros_like(*case):
+        value = exercise.answer(*case)
+        return torch.zeros_like(value) if isinstance(value, torch.Tensor) else type(value)()
+
+    def empty(*case): ...
+
+    def nan(*case):
+        return float("nan")
+
+    assert verdict(capsys, exercise, empty).startswith("○")
+    width = len(exercise.cases()[0])
+    for lazy in (zeros_like, nan, *(lambda *case, n=n: case[n] for n in range(width))):
+        assert verdict(capsys, exercise, lazy).startswith("✗")
+
+
+@each
+def test_the_answer_itself_is_not_yours(module, exercise, capsys):
+    if exercise.cases:
+        assert "right, but not yours" in verdict(capsys, exercise, lambda *case: exercise.answer(*case))
+
+
+@each
+def test_hints_and_solution(module, exercise, capsys):
+    fresh = importlib.import_module(f"minimistral.exercises.{module}")
+    assert fresh and 1 <= len(exercise.hints) <= 5
+    exercise._opened = 0
+    for n in range(len(exercise.hints) + 1):
+        exercise.hint()
+        assert f"hint {min(n + 1, len(exercise.hints))} of" in capsys.readouterr().out
+    exercise._attempted = False
+    exercise.solution()
+    assert "try it first" in capsys.readouterr().out
+    exercise.solution(now=True)
+    assert f"def {exercise.name}(" in capsys.readouterr().out or exercise.cases is None
+
+
+# --- the same through the notebook's own cell ---------------------------------------------------------------------------
+
+
+def notebook_cells(exercise):
+    tag = f"exercise:{exercise.name}"
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        cells = nbformat.read(path, 4).cells
+        for n, cell in enumerate(cells):
+            if tag in cell.metadata.get("tags", []):
+                yield path, cells[:n], cell
+
+
+@each
+def test_answers_typed_into_the_notebook(module, exercise, capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    found = list(notebook_cells(exercise))
+    assert len(found) == 1, f"expected one cell tagged exercise:{exercise.name}, found {len(found)}"
+    _, before, cell = found[0]
+    shell = InteractiveShell()
+    for earlier in before:  # what the cell needs: the imports
+        if earlier.cell_type == "code" and "setup" in earlier.metadata.get("tags", []):
+            assert shell.run_cell(earlier.source).success
+    attempts = [("✓", right) for right in exercise.rights] + [("✗", wrong) for _, wrong in exercise.mistakes]
+    for mark, attempt in attempts:
+        capsys.readouterr()
+        result = shell.run_cell(typed_in(cell.source, exercise, attempt))
+        out = capsys.readouterr().out
+        assert result.success, out
+        assert re.search(rf"^{mark} {exercise.name}", out, re.M), (frame.source(attempt, exercise.name), out)
+    capsys.readouterr()
+    assert shell.run_cell(cell.source).success
+    assert f"○ {exercise.name}: not attempted yet" in capsys.readouterr().out
+
+
+def typed_in(cell: str, exercise, attempt) -> str:
+    """The cell with its stub replaced by an attempt; the rest, with the check, stays."""
+    if exercise.cases is None:
+        typed, n = re.subn(rf"^{exercise.name} = .*$", lambda _: f"{exercise.name} = {attempt()!r}", cell, flags=re.M)
+    else:
+        written = frame.source(attempt, exercise.name)
+        typed, n = re.subn(rf"^def {exercise.name}\(.*?(?=^\S)", lambda _: written + "\n\n", cell, flags=re.M | re.S)
+    assert n == 1, f"the cell has no stub of {exercise.name} followed by its check"
+    return f"import torch\nfrom minimistral.exercises.{exercise.answer.__module__.split('.')[-1]} import *\n" + typed
+
+
+# --- the frame, on an exercise of its own -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def double():
+    exercise = Exercise("double", cases=lambda: [(torch.tensor([1.0]),), (torch.arange(6.0).view(2, 3),)], hints=["x + x"])
+    exercise.reference(lambda x: 2 * x)
+    exercise.mistake("It is squared.")(lambda x: x * x)
+    return exercise
+
+
+def mutates(x):
+    x *= 2
+    return x
+
+
+def spins(x):
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    "yours,said",
+    [
+        (lambda x: 1 / 0, "raises ZeroDivisionError: division by zero"),
+        (lambda x: x.to(torch.float64) * 2, "expected torch.float32, got torch.float64"),
+        (lambda x: (2 * x)[None], "expected the shape (1,), got (1, 1)"),
+        (lambda x: x * float("nan"), "has NaN at [0]"),
+        (lambda x: (2 * x).tolist(), "expected a tensor of shape (1,), got [2]"),
+        (mutates, "changes its input x in place"),
+        (lambda: 3, "raises TypeError"),
+        (lambda x: exec("raise SystemExit(3)"), "raises SystemExit: 3"),
+        (7, "expected a function, got 7"),
+    ],
+)
+def test_each_trouble_is_one_line(double, capsys, yours, said):
+    line = verdict(capsys, double, yours)
+    assert line.startswith("✗ double") and said in line and "\n" not in line
+    assert explained(capsys, double).startswith("double: ")
+
+
+def test_a_loop_without_end_is_stopped(double, capsys, monkeypatch):
+    monkeypatch.setattr(frame, "SECONDS", 0.5)
+    assert "stopped after 0.5 seconds" in verdict(capsys, double, spins)
+    assert threading.active_count() < 20
+    assert verdict(capsys, double, lambda x: x + x).startswith("✓")
+
+
+def test_the_first_difference_is_shown(double, capsys):
+    line = verdict(capsys, double, lambda x: x.abs() * 2 + (x > 4))
+    assert "differs first at [1, 2]: expected 10, got 11" in line
+
+
+def test_use_takes_yours_only_when_right(double, capsys):
+    yours = lambda x: x + x  # noqa: E731
+    assert double.use(lambda x: x) is double.answer
+    assert "the library's is used" in capsys.readouterr().out
+    assert double.use(yours) is yours
+    assert "yours is used" in capsys.readouterr().out
+
+
+def test_borrowing_from_the_library_is_noticed(capsys):
+    import minimistral as mm
+    from minimistral.exercises.frame import Exercise
+
+    q, k = torch.rand(1, 4, 5, 2), torch.rand(1, 2, 5, 2)
+    exercise = Exercise("attend", cases=lambda: [(q, k, k)], forbid=("scaled_dot_product_attention",))
+    exercise.reference(lambda q, k, v: mm.naive.attend(q, k, v))
+    assert "calls minimistral.attention.attend" in verdict(capsys, exercise, lambda q, k, v: mm.attend(q, k, v))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    line = verdict(capsys, exercise, lambda q, k, v: sdpa(q, k, v, is_causal=True, enable_gqa=True))
+    assert "right, but not yours: it calls scaled_dot_product_attention" in line
