@@ -81,26 +81,37 @@ def load(folder, device="auto", dtype: torch.dtype | None = None, format: str | 
 
 
 def save(model: Mistral, folder, tokenizer: Tokenizer | None = None):
-    """Write a model as Mistral's native files. Each is written beside its name first, so none is ever half there."""
+    """Write a model as Mistral's native files: all beside their names first, so that none is ever half there."""
     from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write(folder / "consolidated.safetensors", to_bytes(tensors))
-    write(folder / "params.json", (json.dumps(model.config.to_params(), indent=2) + "\n").encode())
+    files = {
+        folder / "consolidated.safetensors": to_bytes(tensors),
+        folder / "params.json": (json.dumps(model.config.to_params(), indent=2) + "\n").encode(),
+    }
     if tokenizer is not None:
-        write(folder / "tokenizer.model", tokenizer.path.read_bytes())
+        files[folder / "tokenizer.model"] = tokenizer.path.read_bytes()
+    write_all(files)
 
 
 def write(path: Path, data: bytes):
     """Write a file so that it is either the old one or the whole new one."""
-    part = path.with_name(path.name + ".part")
+    write_all({path: data})
+
+
+def write_all(files: dict[Path, bytes]):
+    """Write several files so, and replace none before all lie there whole: new weights beside old settings are no model."""
+    parts = {path: path.with_name(path.name + ".part") for path in files}
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        for path, part in parts.items():
+            part.write_bytes(files[path])
+        for path, part in parts.items():
+            os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def find_format(folder: Path, format: str | None = None) -> str:

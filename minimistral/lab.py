@@ -101,8 +101,8 @@ def write(path: Path, data: bytes):
     os.replace(new, path)
 
 
-def find_notebooks(root: Path = ROOT) -> Path:
-    """The course's notebooks; LabError where the library was installed without them."""
+def find_notebooks(root: Path) -> Path:
+    """The course's notebooks below the repository's folder; LabError where the library was installed without them."""
     folder = root / "notebooks"
     if not any(folder.glob(FIRST)):
         raise LabError(
@@ -117,7 +117,7 @@ def lab(port: int = 8888, browser: bool = True):
 
     port: the first one to try. browser: open one, where there is a display.
     """
-    notebooks, mine = find_notebooks(), ROOT / "my"
+    notebooks, mine = find_notebooks(ROOT), ROOT / "my"
     for line in sync(notebooks, mine):
         print(line)
     first = min(mine.glob(FIRST)).relative_to(ROOT).as_posix()
@@ -131,7 +131,7 @@ def lab(port: int = 8888, browser: bool = True):
         print("Open the address above in a browser. Ctrl-C here stops JupyterLab.", flush=True)
     options = [
         f"--port={port}", "--ServerApp.port_retries=0", f"--ip={ip}", f"--ServerApp.root_dir={ROOT}",
-        f"--ServerApp.preferred_dir={mine}", f"--LabApp.default_url=/lab/tree/{first}", "--ServerApp.answer_yes=True",
+        f"--FileContentsManager.preferred_dir={mine}", f"--LabApp.default_url=/lab/tree/{first}", "--ServerApp.answer_yes=True",
         "--log-level=WARN",
     ]
     options += [] if opens else ["--no-browser"]

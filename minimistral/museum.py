@@ -28,8 +28,38 @@ class WritesFirst(RollingBuffer):
         return step
 
 
-STORY = ""  # set when the tiny model was made: a story whose end depends on its beginning
-SWAPPED = False
+STORY = ""
+CHUNK = 48  # tokens of the prompt fed at once: they fit in the ring of 64, but not beside what it holds
+
+
+class TwoEndings:
+    """The puzzle of chapter 00: one story, one model, two caches. Which ending is from the broken one is not said."""
+
+    def __init__(self, a: str, b: str):
+        self.a, self.b = a, b
+
+    def __repr__(self):
+        return f"{STORY} ...\n\nA: {self.a}\n\nB: {self.b}"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        def box(name, text):
+            return (
+                "<div style='flex:1 1 20em;border:1px solid #8886;border-radius:6px;padding:8px 14px;margin:4px'>"
+                f"<b>{name}</b><p style='line-height:1.5;margin:6px 0'>{html.escape(text)}</p></div>"
+            )
+
+        told = f"<p style='line-height:1.5;max-width:62em'>{html.escape(STORY)} …</p>"
+        boxes = f"<div style='display:flex;flex-wrap:wrap;max-width:62em'>{box('A', self.a)}{box('B', self.b)}</div>"
+        return {"text/html": told + boxes, "text/plain": repr(self)}
+
+
+def two_endings() -> TwoEndings:
+    """Continue STORY with the small model through the right cache and through the broken one."""
+    from minimistral import load_tiny
+
+    model, tokenizer = load_tiny()
+    kinds = (WritesFirst, RollingBuffer)
+    return TwoEndings(*(ending(model, tokenizer, STORY, kind, CHUNK).strip() for kind in kinds))
 
 
 def ending(model, tokenizer, story: str, kind: type[RollingBuffer], chunk_size: int, n: int = 60) -> str:

@@ -69,15 +69,18 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text. Control ids (bos, eos, [INST]) have no text and are left out."""
-        ids = list(ids)
-        for token in ids:
-            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
-                raise TokenizerError(f"decode() was given {token!r}; ids here are whole numbers, 0 to {self.vocab_size - 1}.")
-        return self.sp.decode(ids)
+        return self.sp.decode(self._checked(ids))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for looking at: a leading space is '▁', a lone byte is '<0xE2>'."""
-        return [self.sp.id_to_piece(token) for token in ids]
+        return [self.sp.id_to_piece(token) for token in self._checked(ids)]
+
+    def _checked(self, ids) -> list[int]:
+        ids = list(ids)
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+                raise TokenizerError(f"{token!r} is no id; this vocabulary's are whole numbers from 0 to {self.vocab_size - 1}.")
+        return ids
 
     def stream(self, new: Iterable[int], after: Iterable[int] = ()) -> Iterator[str]:
         """Text for ids as they come, continuing the ids `after`. Stops at eos.

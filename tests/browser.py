@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -39,19 +39,47 @@ SETTINGS = {
 }
 INSTALL = "install one (Debian: apt install chromium) or run: python -m playwright install chromium"
 
-RUN_ALL = """async () => {
-    const app = window.jupyterapp;
-    await app.restored;
-    const panel = app.shell.currentWidget;
+READY = """async () => {
+    await window.jupyterapp.restored;
+    const panel = window.jupyterapp.shell.currentWidget;
     await panel.context.ready;
     await panel.sessionContext.ready;
     await panel.sessionContext.session.kernel.info;
-    await app.commands.execute('notebook:run-all-cells');
+}"""
+
+RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
+
+SHUTDOWN = "() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
+
+#: starts one of these without waiting for it, which page.evaluate would do for ever
+START = """start => {
+    window.done = null;
+    eval(start)().then(() => { window.done = 'yes'; }, error => { window.done = String(error); });
 }"""
 
 CELLS = """() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells
     .filter(cell => cell.cell_type === 'code')
     .map(cell => ({id: cell.id, source: cell.source, execution_count: cell.execution_count, outputs: cell.outputs}))"""
+
+#: presses keys on an element and tells, in ms, how long each took to change what is watched
+LATENCY = """async ([handle, watched, keys]) => {
+    const times = [], element = document.querySelector(handle);
+    element.focus();
+    for (const key of keys) {
+        const changed = new Promise(done => {
+            const observer = new MutationObserver(() => {
+                observer.disconnect();
+                requestAnimationFrame(() => done(performance.now()));
+            });
+            observer.observe(document.querySelector(watched), {childList: true, subtree: true, characterData: true});
+        });
+        const start = performance.now();
+        element.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+        times.push(await changed - start);
+        await new Promise(done => setTimeout(done, 150));
+    }
+    return times;
+}"""
 
 #: where the notebook stands, how high its panel is, and how far below the panel's top its last cell ends
 BOTTOM = """panel => [panel.scrollTop, panel.clientHeight,
@@ -76,6 +104,34 @@ def find_chromium() -> str | None:
     return next((str(path) for path in [*named, *usual, *own] if path and Path(path).is_file()), None)
 
 
+class Chromium:
+    """The one browser of this process: Playwright starts once only and keeps asyncio from running. It ends with its last user."""
+
+    users, playwright, browser = 0, None, None
+
+    @classmethod
+    @contextmanager
+    def pages(cls):
+        """A fresh browser context: its pages share nothing with others' and are closed with it."""
+        from playwright.sync_api import sync_playwright
+
+        if not cls.users:
+            if (path := find_chromium()) is None:
+                raise BrowserError(f"there is no Chromium: {INSTALL}")
+            cls.playwright = sync_playwright().start()
+        cls.users += 1
+        try:
+            if cls.users == 1:
+                cls.browser = cls.playwright.chromium.launch(executable_path=path, args=FLAGS)
+            context = cls.browser.new_context(viewport=VIEWPORT)
+            yield context
+            context.close()
+        finally:
+            cls.users -= 1
+            if not cls.users:
+                cls.playwright.stop()
+
+
 class Lab:
     """JupyterLab serving a folder, with no settings but its own, and a browser to look at it."""
 
@@ -83,30 +139,17 @@ class Lab:
         self.folder, self.seconds = Path(folder).resolve(), seconds
 
     def __enter__(self):
-        from playwright.sync_api import sync_playwright
-
-        chromium = find_chromium()
-        if chromium is None:
-            raise BrowserError(f"there is no Chromium: {INSTALL}")
-        self._own = tempfile.TemporaryDirectory(prefix="minimistral-lab-", ignore_cleanup_errors=True)
-        self._server = self._playwright = None
-        try:
-            self._serve(Path(self._own.name))
-            self._playwright = sync_playwright().start()
-            self._browser = self._playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        except BaseException:
-            self.__exit__()
-            raise
+        with ExitStack() as stack:
+            self._pages = stack.enter_context(Chromium.pages())
+            own = stack.enter_context(tempfile.TemporaryDirectory(prefix="minimistral-lab-", ignore_cleanup_errors=True))
+            self._serve(Path(own), stack)
+            self._opened = stack.pop_all()
         return self
 
     def __exit__(self, *_):
-        if self._playwright:
-            self._playwright.stop()
-        if self._server:
-            end(self._server)
-        self._own.cleanup()
+        self._opened.close()
 
-    def _serve(self, own: Path):
+    def _serve(self, own: Path, stack: ExitStack):
         for name, values in SETTINGS.items():
             file = own / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True)
@@ -118,25 +161,27 @@ class Lab:
             "JUPYTERLAB_SETTINGS_DIR": str(own / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(own / "workspaces"),
             "MINIMISTRAL_HOME": str(own / "home"), "IPYTHONDIR": str(own / "ipython"), "JUPYTER_PREFER_ENV_PATH": "1",
         }
-        self._log = own / "log"
         options = [
             "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
             "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={self.folder}",
             "--LabApp.expose_app_in_browser=True",
         ]
-        with open(self._log, "wb") as log:
-            command = [sys.executable, "-m", "jupyterlab", *options]
-            self._server = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for_server(self._server, self.url, self.seconds, self._log)
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        with open(own / "log", "wb") as log:
+            server = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        stack.callback(end, server)
+        wait_for_server(server, self.url, self.seconds, own / "log")
 
     def open_notebook(self, path) -> "Notebook":
-        """Open a notebook, given by its path below the folder, in a fresh workspace."""
-        page = self._browser.new_page(viewport=VIEWPORT)
+        """Open a notebook, given by its path below the folder, in a fresh workspace, and wait until its kernel is ready."""
+        page = self._pages.new_page()
         notebook = Notebook(page, self)
         page.on("request", lambda request: notebook.requests.append(request.url))
         page.goto(f"{self.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{quote(str(path))}")
         page.wait_for_selector(".jp-Notebook", timeout=self.seconds * 1000)
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.content?.model", timeout=self.seconds * 1000)
+        if not notebook.do(READY, self.seconds):
+            raise BrowserError(f"{path} was not ready in {self.seconds:g} s.")
         return notebook
 
 
@@ -148,20 +193,25 @@ class Notebook:
 
     def run_all(self, seconds: float = 600):
         """Run all cells and wait until the last has run; BrowserError when they take longer or one fails."""
-        self.page.set_default_timeout(seconds * 1000)
-        self.page.evaluate(RUN_ALL)
-        start = time.monotonic()
-        while busy := [cell for cell in self.cells() if cell["execution_count"] is None and not errors(cell)]:
-            if time.monotonic() - start > seconds or any(map(errors, self.cells())):
-                break
-            time.sleep(0.2)
-        self.page.set_default_timeout(self.lab.seconds * 1000)
-        failed = [(cell, error) for cell in self.cells() for error in errors(cell)]
-        if failed:
-            cell, error = failed[0]
-            raise BrowserError(f"{error['ename']}: {error['evalue']}, in the cell {cell['id']}:\n{cell['source']}")
-        if busy:
-            raise BrowserError(f"after {seconds:g} s these cells have not run: {[cell['id'] for cell in busy]}")
+        ended = self.do(RUN_ALL, seconds)
+        for cell in self.cells():
+            for error in errors(cell):
+                raise BrowserError(f"{error['ename']}: {error['evalue']}, in the cell {cell['id']}:\n{cell['source']}")
+            if cell["execution_count"] is None:
+                raise BrowserError(f"the cell {cell['id']} has not run {'' if ended else f'in {seconds:g} s'}:\n{cell['source']}")
+
+    def do(self, script: str, seconds: float) -> bool:
+        """Run an async function in the page; whether it ended in so many seconds."""
+        from playwright.sync_api import TimeoutError
+
+        self.page.evaluate(START, script)
+        try:
+            self.page.wait_for_function("() => window.done", timeout=seconds * 1000)
+        except TimeoutError:
+            return False
+        if (said := self.page.evaluate("window.done")) != "yes":
+            raise BrowserError(f"the page said: {said}")
+        return True
 
     def cells(self) -> list[dict]:
         """The code cells as they stand in the browser: id, source, execution_count, outputs."""
@@ -175,6 +225,11 @@ class Notebook:
         for _ in range(n):
             element.press(key)
 
+    def latencies(self, css: str, keys: list[str], watched: str) -> list[float]:
+        """Press keys on an element, one after the other; milliseconds from each press to the changed picture in `watched`."""
+        self.page.locator(css).first.scroll_into_view_if_needed()
+        return self.page.evaluate(LATENCY, [css, watched, keys])
+
     def source(self, css: str) -> str:
         """What a picture shows: its src."""
         return self.page.locator(css).first.get_attribute("src")
@@ -187,7 +242,7 @@ class Notebook:
 
     def close(self):
         """Close the page and end its kernel."""
-        self.page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.sessionContext.shutdown(); }")
+        self.do(SHUTDOWN, self.lab.seconds)
         self.page.close()
 
     def foreign_requests(self) -> list[str]:
@@ -242,6 +297,8 @@ def ask(url: str, token: str = "") -> dict:
 
 def end(process: subprocess.Popen, seconds: float = 15):
     """End a server and, with it, its kernels; kill it when it does not go."""
+    if os.name == "nt":  # where ending a process leaves its children
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True)
     process.terminate()
     try:
         process.wait(seconds)

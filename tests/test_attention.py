@@ -22,6 +22,16 @@ def test_equals_the_loops(method, shape, W):
     torch.testing.assert_close(mm.attend(q, k, v, W, method), naive.attend(q, k, v, W), atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("W", [None, 1, 3, 12])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_weights_shown_are_those_that_mix_the_values(shape, W):
+    q, k, v = qkv(*shape)
+    weights = attention.weights(q, k, W)
+    mixed = weights @ v.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    torch.testing.assert_close(mixed, naive.attend(q, k, v, W), atol=2e-5, rtol=0)
+    assert weights.tril().equal(weights) and weights.min() >= 0
+
+
 @pytest.mark.parametrize("W", [None, 1, 3, 7])
 @pytest.mark.parametrize("method", ["naive", "dense", "auto"])
 def test_equal_scores_average_exactly_the_keys_in_the_window(method, W):

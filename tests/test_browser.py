@@ -72,3 +72,10 @@ def test_the_harness_moves_a_slider_and_sees_the_picture_change_and_cells_fail(t
         notebook.close()
         with pytest.raises(browser.BrowserError, match="ZeroDivisionError: division by zero"):
             lab.open_notebook("bad.ipynb").run_all()
+
+
+def test_a_notebook_that_does_not_end_is_said(tmp_path):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(100)")])
+    (tmp_path / "slow.ipynb").write_text(nbformat.writes(execute.tidy(nb)), encoding="utf-8")
+    with browser.Lab(tmp_path) as lab, pytest.raises(browser.BrowserError, match="has not run in 2 s"):
+        lab.open_notebook("slow.ipynb").run_all(seconds=2)

@@ -4,7 +4,16 @@ import itertools
 
 import pytest
 import torch
-from helpers import SMALL, compositions, fed_in_chunks, largest_difference, random_ids, random_split, small_config, small_model
+from helpers import (
+    SMALL,
+    compositions,
+    fed_in_chunks,
+    largest_difference,
+    random_ids,
+    random_split,
+    small_config,
+    small_model,
+)
 
 import minimistral as mm
 from minimistral import naive
@@ -65,7 +74,7 @@ def test_held_is_the_inverse_of_writing():
 
 
 def test_bytes_of_the_7b():
-    """Per token 131,072 bytes in bfloat16, so 4,096 slots are 512 MiB: eight times less than 32k tokens held in full."""
+    """Per token 131,072 bytes in bfloat16, so 4,096 slots are 512 MiB: an eighth of what 32k tokens take."""
     config = mm.MistralConfig(4096, 32, 32, 8, 128, 14336, 32000, sliding_window=4096)
     cache = RollingBuffer(config, device="meta", dtype=torch.bfloat16)
     assert cache.n_bytes() == 131_072 * 4_096 == 512 * 2**20
@@ -160,8 +169,9 @@ def test_slots_never_written_are_never_attended(W):
 def test_the_growing_cache_stays_right_past_its_first_bound():
     model, tokens = small_model(70), random_ids(1, 200)
     whole = model(tokens)
+    sizes = [60] + [1] * 10 + [100] + [1] * 30
     for window in ("config", None):
-        got = fed_in_chunks(model, tokens, [60] + [1] * 10 + [100] + [1] * 30, RollingBuffer(model.config, window=window))
+        got = fed_in_chunks(model, tokens, sizes, RollingBuffer(model.config, window=window))
         assert largest_difference(got, whole) < 1e-3
 
 
@@ -243,7 +253,7 @@ def test_a_batch_size_must_be_a_whole_number_of_at_least_one(batch_size):
     "cache, words",
     [
         (lambda: RollingBuffer(small_config(4), batch_size=2), "holds 2 rows and tokens has 1: make a cache for 1"),
-        (lambda: RollingBuffer(small_config(4), dtype=torch.bfloat16), "cache is torch.bfloat16 .* model torch.float32"),
+        (lambda: RollingBuffer(small_config(4), dtype=torch.bfloat16), "cache is torch.bfloat16 .* torch.float32"),
         (lambda: RollingBuffer(small_config(4), device="meta"), "on meta, the model"),
         (lambda: RollingBuffer(small_config(5)), "sliding_window=5.*this model is .*sliding_window=4"),
         (lambda: RollingBuffer(small_config(4, n_layers=3)), f"n_layers=3.*n_layers={SMALL['n_layers']}"),

@@ -30,14 +30,16 @@ def read(tmp_path, fields, name="config.json"):
 
 
 def test_the_three_releases_read_alike_from_either_format(tmp_path):
+    v02, v03 = dict(rope_theta=1e6), dict(rope_theta=1e6, vocab_size=32768)
     releases = [
         (PARAMS | dict(sliding_window=4096), HF | dict(rope_theta=10000.0, sliding_window=4096)),  # v0.1
-        (PARAMS | dict(rope_theta=1e6), HF | dict(rope_theta=1e6, sliding_window=None)),  # v0.2
-        (PARAMS | dict(rope_theta=1e6, vocab_size=32768), HF | dict(rope_theta=1e6, sliding_window=None, vocab_size=32768)),
+        (PARAMS | v02, HF | v02 | dict(sliding_window=None)),
+        (PARAMS | v03, HF | v03 | dict(sliding_window=None)),
     ]
     expected = [(1e4, 4096, 32000), (1e6, None, 32000), (1e6, None, 32768)]
     for (params, hf), (theta, window, vocab_size) in zip(releases, expected, strict=True):
-        want = MistralConfig(**(SIZES | dict(vocab_size=vocab_size)), norm_eps=1e-5, rope_theta=theta, sliding_window=window)
+        sizes = SIZES | dict(vocab_size=vocab_size)
+        want = MistralConfig(**sizes, norm_eps=1e-5, rope_theta=theta, sliding_window=window)
         assert read(tmp_path, params, "params.json") == read(tmp_path, hf) == want
 
 

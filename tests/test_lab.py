@@ -4,19 +4,22 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import browser
-import minimistral as mm
 import nbformat
 import pytest
 import yaml
-from minimistral import cli, lab
-from minimistral.lab import sync
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import minimistral as mm
+from minimistral import cli, lab
+from minimistral.lab import sync
 
 ROOT = Path(__file__).parent.parent
 
@@ -305,8 +308,6 @@ def test_without_the_repository_the_lab_says_what_to_do(tmp_path):
 
 
 def test_a_taken_port_is_passed_over():
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -323,12 +324,33 @@ def test_a_display_is_noticed(monkeypatch):
     assert lab.has_display()
 
 
+@pytest.mark.parametrize(("where", "given", "absent"), [
+    ({"has_display": True, "is_root": False, "in_container": False}, "--ip=127.0.0.1", ("--no-browser", "--allow-root")),
+    ({"has_display": False, "is_root": False, "in_container": False}, "--no-browser", ("--allow-root", "--ip=0.0.0.0")),
+    ({"has_display": False, "is_root": True, "in_container": True}, "--allow-root", ("--ip=127.0.0.1",)),
+    ({"has_display": False, "is_root": False, "in_container": True}, "--ip=0.0.0.0", ("--allow-root",)),
+])
+def test_the_server_suits_the_place(tmp_path, monkeypatch, capsys, where, given, absent):
+    lay(tmp_path / "notebooks", "one", "00_start_here.ipynb")
+    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    for name, answer in where.items():
+        monkeypatch.setattr(lab, name, lambda answer=answer: answer)
+    started = []
+    monkeypatch.setattr(lab, "run", lambda command, env: started.append((command, env)))
+    assert cli.main(["lab"]) == 0
+    ((command, env),) = started
+    assert given in command and not set(absent) & set(command)
+    said = capsys.readouterr().out
+    assert f"/lab/tree/my/00_start_here.ipynb?token={env['JUPYTER_TOKEN']}" in said and len(env["JUPYTER_TOKEN"]) >= 32
+    assert not any(env["JUPYTER_TOKEN"] in word for word in command), "other users see command lines"
+    assert ("opens in your browser" in said) == where["has_display"]
+
+
 def test_the_lab_serves_the_first_chapter(tmp_path):
     """In a subprocess, without a display: in a container as root it needs --allow-root and finds that out itself."""
     repository = tmp_path / "repository"
     lay(repository / "notebooks", "one", "00_start_here.ipynb")
-    script = "import pathlib, sys\nfrom minimistral import cli, lab\nlab.ROOT = pathlib.Path(sys.argv.pop(1))\nsys.exit(cli.main())"
-    # no default of find_notebooks is bound to the repository of these tests
+    script = "import pathlib, sys; from minimistral import cli, lab; lab.ROOT = pathlib.Path(sys.argv.pop(1)); cli.main()"
     command = [sys.executable, "-c", script, str(repository), "lab", "--port", str(lab.free_port(28888)), "--no-browser"]
     hidden = ("DISPLAY", "WAYLAND_DISPLAY", "JUPYTER_TOKEN")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -355,8 +377,6 @@ def test_the_lab_serves_the_first_chapter(tmp_path):
 
 def address(server, log, seconds=60):
     """The address that the lab prints: (server, notebook, token)."""
-    import time
-
     for _ in range(seconds * 5):
         if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab/tree/(\S+)\?token=(\w+)", log.read_text()):
             return found.groups()
@@ -402,9 +422,7 @@ def test_a_wrong_option_is_one_line_and_status_2(options, word, capsys):
 
 def test_a_folder_without_a_tokenizer_is_said(tmp_path, capsys):
     config = mm.MistralConfig(dim=8, n_layers=1, n_heads=2, n_kv_heads=1, head_dim=4, hidden_dim=8, vocab_size=11)
-    from minimistral.checkpoint import save
-
-    save(mm.Mistral(config), tmp_path)
+    mm.checkpoint.save(mm.Mistral(config), tmp_path)
     assert cli.main(["generate", "x", "--folder", str(tmp_path)]) == 2
     assert "tokenizer.model" in capsys.readouterr().err
 
@@ -419,7 +437,8 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch, capsys):
 
 
 def test_the_module_is_the_command():
-    answer = subprocess.run([sys.executable, "-m", "minimistral", "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    command = [sys.executable, "-m", "minimistral", "--help"]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert answer.returncode == 0 and "generate" in answer.stdout and "lab" in answer.stdout
 
 
@@ -451,7 +470,7 @@ def test_constraints_satisfy_every_range_of_pyproject(project):
     for requirement in map(Requirement, needed):
         version = pinned.get(normal(requirement.name))
         assert version is not None, f"{requirement.name} is not in constraints.txt"
-        assert requirement.specifier.contains(version), f"constraints.txt: {requirement.name} {version} is not {requirement.specifier}"
+        assert requirement.specifier.contains(version), f"constraints.txt has {requirement.name} {version}: {requirement}"
 
 
 def normal(name):

@@ -275,9 +275,9 @@ def difference(expected, got, tolerance, tell=True) -> str | None:
             return wanted
         if len(got) != len(expected):
             return wanted
-        for e, g in zip(expected, got, strict=True):
-            if difference(e, g, tolerance):
-                return wanted
+        for n, (e, g) in enumerate(zip(expected, got, strict=True), 1):
+            if inner := difference(e, g, tolerance):
+                return f"in result {n} of {len(expected)}: {inner}" if isinstance(e, torch.Tensor) else wanted
         return None
     return None if expected == got else wanted
 

@@ -138,10 +138,10 @@ def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance:
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=32, help="rows a step")
+    parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--batch", type=int, default=16, help="rows a step")
     parser.add_argument("--length", type=int, default=256, help="tokens a row")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     tokenizer = train_vocabulary(options.out, CONFIG.vocab_size)
