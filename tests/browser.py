@@ -135,7 +135,7 @@ class Chromium:
 class Lab:
     """JupyterLab serving a folder, with no settings but its own, and a browser to look at it."""
 
-    def __init__(self, folder, seconds: float = 60):
+    def __init__(self, folder, seconds: float = 180):
         self.folder, self.seconds = Path(folder).resolve(), seconds
 
     def __enter__(self):
@@ -234,7 +234,7 @@ class Notebook:
         """What a picture shows: its src."""
         return self.page.locator(css).first.get_attribute("src")
 
-    def wait_image_change(self, css: str, before: str, seconds: float = 20) -> str:
+    def wait_image_change(self, css: str, before: str, seconds: float = 60) -> str:
         """Wait until a picture's src is no longer `before` and has loaded; return the new src."""
         changed = "([css, before]) => { const i = document.querySelector(css); return i && i.src !== before && i.complete; }"
         self.page.wait_for_function(changed, arg=[css, before], timeout=seconds * 1000)
@@ -291,7 +291,7 @@ def ask(url: str, token: str = "") -> dict:
     """What a Jupyter server answers to a GET. OSError (URLError) when it does not."""
     request = urllib.request.Request(url, headers={"Authorization": f"token {token}"} if token else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by a proxy: it is this machine
-    with opener.open(request, timeout=10) as answer:
+    with opener.open(request, timeout=30) as answer:
         return json.load(answer)
 
 

@@ -202,8 +202,10 @@ def test_a_cache_left_in_the_middle_refuses_until_reset_and_is_right_then(layer,
     for _ in range(2):
         with pytest.raises(ValueError, match=r"middle of an earlier chunk.*cache.reset\(\)"):
             model(tokens[:, 7:9], cache=cache)
-    cache.reset()
-    assert largest_difference(fed_in_chunks(model, tokens, [5, 1, 7], cache), expected) < 1e-4
+    for sizes in ([1] * 13, [5, 1, 7]):
+        cache.reset()
+        assert cache.position.tolist() == [0]
+        assert largest_difference(fed_in_chunks(model, tokens, sizes, cache), expected) < 1e-4
 
 
 def test_a_refused_call_leaves_the_cache_as_it_was():

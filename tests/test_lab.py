@@ -142,6 +142,12 @@ def test_an_edit_is_kept_and_a_new_version_laid_beside_it_once(course, my, chang
     assert (my / "01_a.ipynb").read_bytes() == kept
 
 
+def test_a_changed_picture_inside_a_text_is_a_new_version(course, my):
+    edit(course / "01_a.ipynb", lambda nb: nb.cells[0].update(attachments={"a.png": {"image/png": "AAAA"}}))
+    assert sync(course, my) == []
+    assert nbformat.read(my / "01_a.ipynb", as_version=4).cells[0].attachments
+
+
 def test_a_deleted_copy_is_laid_again(course, my):
     (my / "01_a.ipynb").unlink()
     assert sync(course, my) == []
@@ -362,7 +368,7 @@ def test_the_lab_serves_the_first_chapter(tmp_path):
     try:
         url, first, token = address(server, log)
         assert first == "my/00_start_here.ipynb"
-        browser.wait_for_server(server, url, 60, log, token)
+        browser.wait_for_server(server, url, 180, log, token)
         chapter = browser.ask(f"{url}/api/contents/{first}", token)
         assert chapter["content"]["cells"][1]["outputs"] == []
         assert browser.ask(f"{url}/api/kernelspecs", token)["default"] == "python3"
@@ -370,12 +376,12 @@ def test_the_lab_serves_the_first_chapter(tmp_path):
             browser.ask(f"{url}/api/contents/{first}")
         if os.name == "posix":  # Ctrl-C ends it, without a question
             server.send_signal(signal.SIGINT)
-            assert server.wait(20) == 0, log.read_text()
+            assert server.wait(60) == 0, log.read_text()
     finally:
         browser.end(server)
 
 
-def address(server, log, seconds=60):
+def address(server, log, seconds=180):
     """The address that the lab prints: (server, notebook, token)."""
     for _ in range(seconds * 5):
         if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab/tree/(\S+)\?token=(\w+)", log.read_text()):

@@ -19,6 +19,11 @@ def sample(n: int = 2000) -> tuple[stories.Story, ...]:
     return tuple(stories.story(random.Random(seed)) for seed in range(n))
 
 
+@cache
+def corpus() -> tuple[str, ...]:
+    return tuple(stories.corpus(5000, 0))
+
+
 def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
@@ -36,7 +41,7 @@ def test_the_same_seed_tells_the_same_story():
 
 
 def test_stories_differ():
-    told = list(stories.corpus(5000, 0))
+    told = corpus()
     assert len(set(told)) >= 0.95 * len(told)
     assert len({" ".join(text.split()[:12]) for text in told}) > 1000
 
@@ -44,12 +49,12 @@ def test_stories_differ():
 def test_every_plot_is_told_and_long_enough():
     for plot in stories.PLOTS:
         told = 0
-        for seed in range(100):
+        for seed in range(50):
             teller = stories.Teller(random.Random(seed), None)
             plot(teller)
             told += 90 <= len(teller.text.split()) <= 170
             assert len(teller.recalls) >= 2, plot.__name__
-        assert told > 70, plot.__name__
+        assert told > 35, plot.__name__
 
 
 def test_a_story_has_the_size_of_a_story():
@@ -93,32 +98,38 @@ def test_the_earlier_text_decides_the_answer():
 def clause_of(recall, named: list[str]) -> str:
     """The candidate whose half of the fact shares the most recent word with the question.
 
-    Where a sentence gives its two facts in two halves, it parts at ", and", ", while" or the last "and".
+    Where a sentence gives two facts in two halves, it parts at ", and", at ", while" or at its last "and".
     """
-    fact = re.sub(r"(Mother Bear|Old Owl|Grandfather Toad|Aunt \w+|Uncle \w+)",
-                  lambda name: name[0].replace(" ", ""), recall.fact)  # fmt: skip
+    fact, question = joined(recall.fact), joined(recall.prompt.split(recall.fact)[1])
+    fact = re.sub(r"(\w+) gave the (\w+) to (\w+)", r"\3 has the \2", fact)  # after a swap, who has it now
+    fact = re.sub(r"(\w+) got the (\w+) from (\w+)", r"\1 has the \2", fact)
     cut = max(fact.rfind(", and "), fact.rfind(", while "))
     cut = fact.rfind(" and ") if cut < 0 else cut
     halves = [set(words(fact[:cut])), set(words(fact[cut:]))]
-    if not (halves[0] & {named[0].lower(), named[1].lower()} and halves[1] & {word.lower() for word in named}):
-        return recall.answer  # both stand in one half: "gave Mia a plum and Tom a pear" is not taken apart here
-    unique = [half - other - set(stories.FUNCTION_WORDS) for half, other in zip(halves, halves[::-1], strict=True)]
-    question = re.sub(r"(Mother Bear|Old Owl|Grandfather Toad|Aunt \w+|Uncle \w+)",
-                      lambda name: name[0].replace(" ", ""), recall.prompt)  # fmt: skip
+    assert all(half & {word.lower() for word in named} for half in halves), fact
+    common = set(stories.FUNCTION_WORDS) | {"gave", "put", "got", "took", "last"} | {word.lower() for word in named}
+    first, second = ({word for word in half if len(word) > 2} - common for half in halves)
+    unique = {named[0]: first - second, named[1]: second - first}
+    if named[0].lower() not in words(fact[:cut]):
+        unique = {named[1]: first - second, named[0]: second - first}
     # A thing decides before a person does: "Where is the key?" asked Anna.
-    people = {name.lower().replace(" ", "") for name in EVERYONE}
-    tail = words(question)[-14:]
-    for wanted in (lambda word: word not in people, lambda word: word in people):
-        for word in reversed(tail):
-            for half in unique:
-                if word in half and wanted(word):
-                    return next(name for name in named if name.lower() in half)
+    people = {joined(name).lower() for name in EVERYONE}
+    last = words(question)[::-1]
+    for word in [word for word in last[:14] if word not in people] + [word for word in last[:25] if word in people]:
+        for name, half in unique.items():
+            if word in half:
+                return name
     raise AssertionError((recall.fact, recall.prompt[-90:]))
+
+
+def joined(text: str) -> str:
+    """Names of two words as one: "AuntRose"."""
+    return re.sub(r"\b(Mother|Old|Grandfather|Aunt|Uncle) (?=[A-Z])", r"\1", text)
 
 
 @pytest.mark.parametrize("distance", [5, 8, 12, 20, 33, 50, 64, 90, 130, 200])
 def test_the_asked_distance_is_kept(distance):
-    for seed in range(40):
+    for seed in range(20):
         story = stories.story(random.Random(seed), distance)
         assert abs(story.recalls[0].distance - distance) <= 6
         told = stories.sentences(story.text)
@@ -138,7 +149,7 @@ def test_punctuation():
         assert not re.search(r"[{}\[\]|<>_]|\bNone\b", text)
         assert not re.search(r' [.,!?]|[.,!?]{2}|""', text)
         opened = False
-        for before, mark, after in re.findall(r'(.?)(")(.?)', text):
+        for before, _, after in re.findall(r'(.?)(")(.?)', text):
             opened = not opened
             assert (before in ("", " ") and after.isalpha()) if opened else (before in ".,!?" and after in ("", " "))
 
@@ -194,5 +205,5 @@ def test_weather_keeps_to_its_season():
 
 
 def test_the_words_are_few():
-    vocabulary = {word for text in stories.corpus(5000, 0) for word in words(text)}
+    vocabulary = {word for text in corpus() for word in words(text)}
     assert 900 <= len(vocabulary) <= 1300

@@ -64,7 +64,7 @@ def test_it_recalls_what_the_story_told_within_the_window(tiny):
 def test_the_record_of_its_training_is_what_is_measured(tiny):
     record = json.loads((FOLDER / "training.json").read_text())
     assert train.held_out_loss(*tiny) == pytest.approx(record["held_out_loss"], abs=2e-3)
-    assert record["loss"][0][1] > 7 and len(record["loss"]) >= record["steps"] // 10
+    assert [stage["name"] for stage in record["stages"]] == [stage.name for stage in train.STAGES]
 
 
 def test_its_stories_are_new(tiny):
@@ -108,9 +108,22 @@ def test_training_is_repeatable(tmp_path):
     assert tokenizer.path.read_bytes() == train.train_vocabulary(tmp_path / "b", 600, n_stories=300).path.read_bytes()
 
     def weights():
-        log = []
-        return train.train(small, tokenizer, steps=12, batch=4, T=32, lr=3e-3, seed=5, log=log).state_dict(), log
+        log, model = [], train.new_model(small, seed=5)
+        train.fit(model, train.whole_stories(tokenizer, 32, 5, weight=10), steps=12, batch=4, lr=3e-3, log=log)
+        return model.state_dict(), log
 
     (first, log), (second, again) = weights(), weights()
     assert all(torch.equal(first[name], second[name]) for name in first) and log == again
     assert log[-1][1] < log[0][1]
+
+
+def test_rows_weigh_the_answers_and_only_those(tiny):
+    """Both kinds of row: ids and weights of one length, and what is weighted spells an answer that the text before it decides."""
+    tokenizer = tiny[1]
+    for rows, T in ((train.whole_stories(tokenizer, 256, 3, 10), 256), (train.facts_alone(tokenizer, 47, 3, 10), 47)):
+        for _ in range(20):
+            ids, weights = next(rows)
+            assert len(ids) == len(weights) == T + 1 and ids[0] == tokenizer.bos_id
+            assert set(weights) <= {0.0, 1.0, 10}
+            answer = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight == 10])
+            assert answer and all(word.isalpha() for word in answer.split()), answer

@@ -20,7 +20,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-
 # ---- What a story is -------------------------------------------------------------------------------------
 
 
@@ -107,7 +106,7 @@ def nouns(kind: str, text: str) -> tuple[tuple[Noun, ...], ...]:
     rows = [entry.partition(": ") for entry in text.replace("\n", " ").split(", ")]
     words = tuple(row[0].strip() for row in rows)
     return tuple(tuple(Noun(word, kind, words, adjective) for adjective in row[2].split() or [""])
-                 for word, row in zip(words, rows))
+                 for word, row in zip(words, rows, strict=True))
 
 
 # ---- Who and what there is -------------------------------------------------------------------------------
@@ -389,15 +388,15 @@ class Teller:
         """Walk from place to place while there is time, and come back."""
         start, (they, them) = self.scene, self._they()
         names = [place.word for place in self.places(8) if place.word not in (start, answer)]
-        back = self.pick([f"After a while {they} came back to the {start}.", f"Soon {they} ran back to the {start}."]
-                         if start else [f"Soon {they} went home again.", f"At last {they} came home."])
+        way = f"back to the {start}" if start else "home again"
+        back = self.pick([f"After a while {they} came {way}.", f"Soon {they} ran {way}."])
         hop = f"{walk} {self.pick(['walked', 'ran', 'wandered'])} to the {{place}}."
         self.walking = True
         while names and left() >= len((hop + back).split()) + 5:  # there, something to see, and back
             self.scene = names.pop()
             self.say(hop.format(they=they, them=them, place=self.scene))
-            told, stay, reserve = len(self.text), self.rng.randint(12, 36), len(back.split())
-            self._fill(lambda: min(left() - reserve, stay - len(self.text[told:].split())))
+            stay = max(left() - self.rng.randint(12, 36), len(back.split()))  # words left when they go on
+            self._fill(lambda stay=stay: left() - stay)
             hop = self.pick(["Next {they} came to the {place}.", "After that {they} went on to the {place}.",
                              "A narrow path led {them} to the {place}.",
                              "From there {they} strolled to the {place}."])
@@ -593,7 +592,7 @@ def snacks(t: Teller) -> None:
     t.say("It tasted wonderful.", f"{x.He} ate it all up and licked {x.his} lips.",
           "Soon not a crumb was left.")
     t.pause()
-    t.say(f"A thin little bird was watching them, so {y} gave it some of the [{j}].",
+    t.say(f"A hungry little bird was watching them, so {y} gave it some of the [{j}].",
           f'"Now it is my turn," said {y}, and {y.he} shared the [{j}] with {x}.',
           f"{y} sniffed at the [{j}] and took a tiny bite. Then {y.he} took a big one.")
     t.say("After that they felt full and lazy.", f'"We should do this every day," said {y}.',
@@ -619,7 +618,7 @@ def cake(t: Teller) -> None:
             f"On the cake for {g} they put a ring of [{i}].", walk="While the cakes were in the oven, {they}")
     t.say(f"{a} ate one in secret.", "It looked splendid.", f'"Not so many!" said {a}.')
     t.say(f"Then they took the cake for {h} and decorated it with [{j}].",
-          f'"And this one gets [{j}], because it is for {h}," said {a}.')
+          f'"This one is for {h}, so it gets [{j}]," said {a}.')
     t.say(f"When {h} saw it, {h.he} clapped {h.his} hands. {g} asked for a second slice at once.",
           f'{g} took one bite and shut {g.his} eyes. "How did you know?" {g.he} asked.',
           "The next evening there was nothing left but two empty plates.")
@@ -684,7 +683,7 @@ def visitor(t: Teller) -> None:
     """A visitor has promised two presents."""
     a, b = t.cast(animals=False)
     g = t.elder()
-    stop, came = t.pick([("station", "the train rolled in"), ("harbour", "the white ship came in"),
+    stop, came = t.pick([("station", "the engine came puffing in"), ("harbour", "the white ship came in"),
                          ("bridge", "a carriage came up the road")])
     begin(t, a, b, stop)
     k, m = t.two(TOYS)
@@ -696,7 +695,8 @@ def visitor(t: Teller) -> None:
     t.later(f"At last {came}, and {x} got the [{i}].",
             f"Then {g} came. {x} opened {x.his} parcel and found the [{i}].",
             f'Then {came}. "{x}, this is for you," said {g}. It was the [{i}].',
-            walk="To pass the time {they}", beats=("But nobody came.", f'"What if {g.he} forgets?" asked {y}.'))
+            walk="To pass the time {they}",
+            beats=("But nobody came.", f'"What if {g.he} forgets?" asked {y}.'))
     t.say(f"{x} laughed and {TOY_PLAY[str(i)]}.", f"At once {x} {TOY_PLAY[str(i)]}.")
     t.say(f"{y} tore the paper off the other parcel. Out came the [{j}], and {y} {TOY_PLAY[str(j)]}.",
           f'"I have not forgotten you, {y}," said {g}, and there was the [{j}]. {y} {TOY_PLAY[str(j)]}.')
@@ -773,7 +773,7 @@ def swap(t: Teller) -> None:
     t.say(f'"How pretty!" said {g}.', f'"I used to have one like that," said {g}.',
           f"{g} looked at it with one eye shut.")
     t.say(f"Then {y} held out the [{j}] as well.",
-          f'"And look at my [{j}]," said {y}. "It was {x}\'s before."')
+          f'"Look at me!" said {y}. {y.He} was very proud of the [{j}].')
     t.say("They never swapped back.", f"That night {x} put {x.his} new treasure under the pillow.",
           f"Each of them was sure to have made the better deal, and {g} said nothing.")
 
@@ -816,8 +816,8 @@ def race(t: Teller) -> None:
             beats=(t.pick(["But there was no wind yet.", "At first the boats did not want to move."]),))
     t.say(f"{x.He} ran up and down the bank.", f"{x.He} was so happy that {x.he} nearly fell in.")
     t.pause()
-    t.say(f"The boat with the [{j}] sail was stuck in the reeds. {y} got it out with a stick.",
-          f"Far behind, the [{j}] sail turned in circles. {y} had to laugh when {y.he} saw it.")
+    t.say(f"{y} had to find a stick, because the boat with the [{j}] sail was stuck in the reeds.",
+          f"{y} was far behind. {y.He} laughed when {y.he} saw the [{j}] sail turn in circles.")
     t.say(f'"I will build a bigger one tomorrow," said {y}.',
           f'"Once more!" said {y}. This time {y.he} won by a nose.',
           f"They let the boats race until {'the moon came up' if t.animals else 'their sleeves were wet'}.")
@@ -866,7 +866,7 @@ def shopping(t: Teller) -> None:
             beats=("Off they went to the market.",))
     t.say("The grocer wrapped it up in paper.", "The grocer weighed it with great care.",
           f"It cost {t.pick(NUMBERS)} coins.")
-    t.say(f'"And what about you?" asked the grocer. "I need some [{j}]," said {y}.',
+    t.say(f'"And what about you, {y}?" asked the grocer. "I need some [{j}], please."',
           f"{y} had not forgotten that {y.he} had to buy [{j}].")
     t.say(f"They carried everything home, and {g} was pleased. There was even a coin left for sweets.",
           f"At home {g} put on an apron and began to cook. Soon the whole house smelled good.")
@@ -886,7 +886,8 @@ def supper(t: Teller) -> None:
     (g, i), (h, j) = t.shuffled((g, p), (h, q))
     t.later(f'"Time to call {g}," said {a}. They went to the [{i}].',
             f'"It is time," said {b}. First they fetched {g} from the [{i}].',
-            f'"Now for {g}," said {a}, and they hurried to the [{i}].', walk="There was still time, so {they}",
+            f'"Now for {g}," said {a}, and they hurried to the [{i}].',
+            walk="There was still time, so {they}",
             beats=("They laid the table with the best plates.",))
     t.say(f'"Supper is ready!" {b} called, and {g} came at once.',
           f"{g} was glad, because {g.he} was very hungry.")

@@ -1,15 +1,24 @@
 """How the tiny model that comes with the package was made: `python -m minimistral.tiny.train`.
 
 Its text is what stories.py generates; its vocabulary is SentencePiece BPE with byte fallback, learned from the same text.
-Everything is seeded. One epoch never repeats a story, so the loss on the training text is as honest as on held-out text.
+Everything is seeded, and no story is seen twice. It goes in three stages:
+
+    language  whole stories, every token alike: it learns to write, and after 2,200 steps names 3 facts of 10 rightly
+    facts     a fact and its question alone, "Tom put the key into the jar. Where is the key? It is in the", answers weighted
+    stories   whole stories again, answers weighted
+
+In a whole story only 2 or 3 tokens of 140 depend on a fact, and the fact is one sentence among fifteen. That is too faint to
+learn from in half an hour; with the two alone in a row, looking back pays at once, and what was learned there carries over.
 """
 
 import argparse
 import io
 import json
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -55,43 +64,75 @@ def train_vocabulary(folder: Path, vocab_size: int, n_stories: int = 20_000, see
     return Tokenizer(folder / "tokenizer.model")
 
 
-def rows(tokenizer: Tokenizer, T: int, seed: int) -> Iterator[list[int]]:
-    """Endless training rows of T + 1 ids: each begins with a story's bos and is filled with the stories after it."""
-    row: list[int] = []
+def whole_stories(tokenizer: Tokenizer, T: int, seed: int, weight: float) -> Iterator[tuple[list, list]]:
+    """Endless rows of T + 1 ids and their weights: each begins with a story's bos and is filled with the stories after it."""
+    rng, ids, weights = random.Random(seed), [], []
     while True:
-        for text in stories.corpus(256, seed):
-            row += tokenizer.encode(text, bos=True, eos=True)
-            if len(row) > T:
-                yield row[: T + 1]
-                row = []
-        seed += 1
+        story = stories.story(rng)
+        new = tokenizer.encode(story.text, bos=True, eos=True)
+        counts = [1.0] * len(new)
+        for fact in story.recalls if weight != 1 else ():
+            for n in answer_span(tokenizer, fact.prompt, fact.answer):
+                counts[n] = weight
+        ids, weights = ids + new, weights + counts
+        if len(ids) > T:
+            yield ids[: T + 1], weights[: T + 1]
+            ids, weights = [], []
 
 
-def train(config: MistralConfig, tokenizer: Tokenizer, *, steps: int, batch: int, T: int, lr: float, seed: int,
-          log: list) -> Mistral:
-    """Next-token loss, AdamW, a short warm-up and a cosine down to a tenth, gradients clipped at 1."""
-    from tqdm.auto import tqdm
+def facts_alone(tokenizer: Tokenizer, T: int, seed: int, weight: float) -> Iterator[tuple[list, list]]:
+    """Endless rows of one fact, the last sentence or two before its answer, and the answer; padded with weight 0."""
+    rng = random.Random(seed)
+    while True:
+        for fact in stories.story(rng).recalls:
+            since = fact.prompt[fact.prompt.rfind(fact.fact) + len(fact.fact) :].strip()
+            sentences = re.split(r'(?<=[.!?"]) (?=[A-Z"])', since)
+            prompt = " ".join([fact.fact, *sentences[-rng.choice((1, 2)) :]])
+            ids = tokenizer.encode(f"{prompt} {fact.answer}", bos=True)
+            if len(ids) <= T + 1:
+                weights = [1.0] * len(ids)
+                for n in answer_span(tokenizer, prompt, fact.answer):
+                    weights[n] = weight
+                padding = T + 1 - len(ids)
+                yield ids + [tokenizer.eos_id] * padding, weights + [0.0] * padding
 
+
+def answer_span(tokenizer: Tokenizer, prompt: str, answer: str) -> range:
+    """The places of an answer's tokens in the encoding of the text it stands in (with bos)."""
+    before = len(tokenizer.encode(prompt, bos=True))
+    return range(before, len(tokenizer.encode(f"{prompt} {answer}", bos=True)))
+
+
+def new_model(config: MistralConfig, seed: int) -> Mistral:
+    """Small random weights; smaller ones where a layer adds to the residual stream."""
     torch.manual_seed(seed)
     model = Mistral(config)
     for name, p in model.named_parameters():
         if p.ndim == 2:
-            torch.nn.init.normal_(p, std=0.02)
-        if name.endswith(("wo.weight", "w2.weight")):  # what is added to the residual stream, layer after layer
-            torch.nn.init.normal_(p, std=0.02 / (2 * config.n_layers) ** 0.5)
+            added = name.endswith(("wo.weight", "w2.weight"))
+            torch.nn.init.normal_(p, std=0.02 / (2 * config.n_layers) ** 0.5 if added else 0.02)
+    return model
+
+
+def fit(model: Mistral, rows: Iterator[tuple[list, list]], *, steps: int, batch: int, lr: float, log: list):
+    """Next-token loss, AdamW, a short warm-up, a cosine down to a tenth, gradients clipped at 1; (step, loss) goes to log."""
+    from tqdm.auto import tqdm
+
+    model.requires_grad_(True)
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95)
     )
-    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=min(100, steps))
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - 100), eta_min=lr / 10)
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, fall], [min(100, steps)])
-    source = rows(tokenizer, T, seed)
+    warm = min(100, steps)
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=warm)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warm), eta_min=lr / 10)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [warm])
     with tqdm(range(steps), unit="step") as bar:
         for step in bar:
-            ids = torch.tensor(list(islice(source, batch)))
-            loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+            ids, weights = (torch.tensor(part) for part in zip(*islice(rows, batch), strict=True))
+            each = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            loss = (each * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -100,7 +141,7 @@ def train(config: MistralConfig, tokenizer: Tokenizer, *, steps: int, batch: int
             if step % 10 == 0 or step == steps - 1:
                 log.append((step, round(loss.item(), 4)))
                 bar.set_postfix(loss=f"{loss.item():.3f}")
-    return model.eval()
+    return model.requires_grad_(False).eval()
 
 
 @torch.no_grad()
@@ -124,42 +165,60 @@ def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance:
     for n in range(n_stories):
         story = stories.story(random.Random(HELD_OUT + n), distance)
         for fact in story.recalls:
-            before = tokenizer.encode(fact.prompt, bos=True)
             whole = tokenizer.encode(f"{fact.prompt} {fact.answer}", bos=True)
+            answer = answer_span(tokenizer, fact.prompt, fact.answer)
             words = fact.prompt.split()
             gap = len(tokenizer.encode(" ".join(words[len(words) - fact.distance :])))
-            likeliest = model(torch.tensor([whole]))[0, len(before) - 1 : -1].argmax(-1).tolist()
+            likeliest = model(torch.tensor([whole]))[0, answer.start - 1 : -1].argmax(-1).tolist()
             tally = found.setdefault(f"{gap // 16 * 16}-{gap // 16 * 16 + 15}", [0, 0])
-            tally[0] += likeliest == whole[len(before) :]
+            tally[0] += likeliest == whole[answer.start :]
             tally[1] += 1
     return dict(sorted(found.items(), key=lambda item: int(item[0].split("-")[0])))
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    rows: Callable
+    length: int  # tokens a row
+    batch: int  # rows a step
+    steps: int
+    lr: float
+    weight: float  # of a token that a fact decides; others count 1
+
+
+STAGES = (
+    Stage("language", whole_stories, 256, 16, 2200, 2.5e-3, 1),
+    Stage("facts", facts_alone, 47, 64, 1000, 2e-3, 10),
+    Stage("stories", whole_stories, 256, 16, 700, 1.5e-3, 10),
+)
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--batch", type=int, default=16, help="rows a step")
-    parser.add_argument("--length", type=int, default=256, help="tokens a row")
-    parser.add_argument("--lr", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     tokenizer = train_vocabulary(options.out, CONFIG.vocab_size)
-    log: list = []
-    began = time.time()
-    model = train(CONFIG, tokenizer, steps=options.steps, batch=options.batch, T=options.length, lr=options.lr,
-                  seed=options.seed, log=log)
-    minutes = (time.time() - began) / 60
-    model = model.to(torch.bfloat16)
-    save(model, options.out)
-    model = model.float()  # what is measured is what was saved
-    record = {
-        "steps": options.steps, "rows_a_step": options.batch, "tokens_a_row": options.length, "lr": options.lr,
-        "seed": options.seed, "minutes": round(minutes, 1), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "held_out_loss": round(held_out_loss(model, tokenizer), 4), "recall": recall(model, tokenizer), "loss": log,
-    }  # fmt: skip
-    write(options.out / "training.json", (json.dumps(record) + "\n").encode())
-    print({name: value for name, value in record.items() if name != "loss"})
+    model, record = new_model(CONFIG, options.seed), {"seed": options.seed, "torch": torch.__version__, "stages": []}
+    for n, stage in enumerate(STAGES):
+        log, began = [], time.time()
+        fit(model, stage.rows(tokenizer, stage.length, 1000 * options.seed + n, stage.weight), steps=stage.steps,
+            batch=stage.batch, lr=stage.lr, log=log)
+        told = {name: value for name, value in asdict(stage).items() if name != "rows"}
+        record["stages"].append(told | {"minutes": round((time.time() - began) / 60, 1), "loss": log})
+    finish(model, tokenizer, options.out, record)
+
+
+def finish(model: Mistral, tokenizer: Tokenizer, out: Path, record: dict):
+    """Save a model in bfloat16, measure what was saved, and write training.json beside it."""
+    save(model.to(torch.bfloat16), out)
+    model = model.float()
+    record |= {"held_out_loss": round(held_out_loss(model, tokenizer), 4), "recall": recall(model, tokenizer)}
+    write(out / "training.json", (json.dumps(record) + "\n").encode())
+    print(f"held-out loss {record['held_out_loss']} nats a token; facts recalled, by distance in tokens:")
+    for distance, (right, of) in record["recall"].items():
+        print(f"{distance:>8}  {right / of:4.0%} of {of}")
 
 
 if __name__ == "__main__":

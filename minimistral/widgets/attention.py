@@ -98,7 +98,8 @@ def svg(view: View, cell: int = 15) -> str:
         corner = f"{left},{top + W * cell} " + " ".join(
             f"{left + c * cell},{top + (W + c) * cell} {left + (c + 1) * cell},{top + (W + c) * cell}" for c in range(n - W)
         )
-        out.append(f'<polygon points="{corner} {left + (n - W) * cell},{top + size} {left},{top + size}" fill="url(#mm-fallen)"/>')
+        corner += f" {left + (n - W) * cell},{top + size} {left},{top + size}"
+        out.append(f'<polygon points="{corner}" fill="url(#mm-fallen)"/>')
     for k, label in enumerate(view.labels):
         word, bold = html.escape(label[:12]), ' font-weight="bold" fill="#b02a08"' if k == chosen else ' fill="currentColor"'
         middle = (k + 0.5) * cell
@@ -135,7 +136,8 @@ def draw(view: View) -> Picture:
     ax.set_xticks(range(n), [label[:12] for label in view.labels], rotation=90, fontsize=8)
     ax.set_yticks(range(n), [label[:12] for label in view.labels], fontsize=8)
     ax.set(xlabel="is looked at", ylabel="looks", title=f"layer {view.layer + 1}, head {view.head + 1}")
-    for colour, what in ((HIGH, "attended"), (LOW, "seen, hardly attended"), (FALLEN, "out of the window"), (FUTURE, "the future")):
+    names = ("attended", "seen, hardly attended", "out of the window", "the future")
+    for colour, what in zip((HIGH, LOW, FALLEN, FUTURE), names, strict=True):
         ax.plot([], [], "s", color=[c / 255 for c in colour], markeredgecolor="#777", label=what)
     ax.legend(loc="upper right", fontsize=8, framealpha=0.9)
     return finish(made, view.text())

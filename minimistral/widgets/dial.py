@@ -53,11 +53,13 @@ class Dial:
         # whatever else does not fit is cut to what does, and notes() says so
         object.__setattr__(self, "asked", (self.last, len(self.shifts)))
         last = min(max(self.last, 0), MOST_LAST)
-        shifts = tuple(dict.fromkeys(self.shifts))
+        shifts = tuple(dict.fromkeys(self.shifts[:MOST_POSITIONS]))
         while len(_positions(last, shifts)) > MOST_POSITIONS:
             shifts = shifts[:-1]
-        cut = {"last": last, "shifts": shifts, "query": min(max(self.query, 0), last), "shift": min(self.shift, len(shifts) - 1)}
-        cut |= {"key": min(max(self.key, 0), cut["query"]), "hand": min(self.hand, len(self.hands()) - 1)}
+        cut = {"last": last, "shifts": shifts, "query": min(max(self.query, 0), last)}
+        cut["key"] = min(max(self.key, 0), cut["query"])
+        cut["hand"] = min(max(self.hand, 0), len(self.hands()) - 1)
+        cut["shift"] = min(max(self.shift, 0), len(shifts) - 1)
         for name, value in cut.items():
             object.__setattr__(self, name, value)
 
@@ -190,6 +192,7 @@ def draw(dial: Dial) -> Picture:
     right.plot(F["score"][F["first"][0] + dial.last], color=INK, lw=2, label="score, all pairs")
     right.axvline(apart, color=GREY, lw=1, ls=":")
     right.plot(apart, F["score"][n][apart], "o", color=INK, ms=7)
+    right.set_xticks(range(0, dial.last + 1, 5 if dial.last > 10 else 1))
     right.set(xlabel="distance from query back to key", title=f"score {F['score'][n][apart]:.3f} at distance {apart}")
     right.legend(loc="upper right", fontsize=9, framealpha=0.9)
     return finish(made, dial.text())
@@ -223,7 +226,10 @@ class RopeDial:
 
 
 def page(dial: Dial) -> str:
-    """The dial as HTML that needs nothing else. The same dial gives the same bytes."""
+    """The dial as HTML that needs nothing else. The same dial gives the same bytes.
+
+    Without data-lm-suppress-shortcuts on the sliders JupyterLab would keep the arrow keys to itself.
+    """
     frames = json.dumps(dial.frames(), separators=(",", ":"))
     start = {name: getattr(dial, name) for name in ("query", "key", "shift", "hand")}
     name = "mm-dial-" + hashlib.sha256((frames + str(start)).encode()).hexdigest()[:10]
@@ -231,7 +237,7 @@ def page(dial: Dial) -> str:
     labels = {"query": "query at", "key": "key at", "shift": "shift both by", "hand": "pair"}
     sliders = "".join(
         f'<label style="text-align:right">{labels[what]}</label>'
-        f'<input type="range" class="mm-dial-{what}" aria-label="{labels[what]}"'
+        f'<input type="range" class="mm-dial-{what}" aria-label="{labels[what]}" data-lm-suppress-shortcuts="true"'
         f' min="0" max="{highest[what]}" value="{start[what]}" style="width:100%;margin:0;accent-color:{colour}">'
         f'<span class="mm-dial-{what}-value"></span>'
         for what, colour in (("query", BLUE), ("key", ORANGE), ("shift", INK), ("hand", GREEN))
@@ -241,7 +247,7 @@ def page(dial: Dial) -> str:
     for word, colour in (("BLUE", BLUE), ("ORANGE", ORANGE), ("GREEN", GREEN), ("GREY", GREY), ("INK", INK)):
         script = script.replace(f'"{word}"', f'"{colour}"')
     return (
-        f'<div class="mm-dial {name}" data-lm-suppress-shortcuts="true" style="max-width:760px;background:#fff;color:{INK};'
+        f'<div class="mm-dial {name}" style="max-width:760px;background:#fff;color:{INK};'
         'font:13px sans-serif;border:1px solid #d5d8dc;border-radius:6px;padding:8px 10px">'
         f'<pre class="mm-dial-words" style="white-space:pre-wrap;color:{INK};background:#fff">{dial.text()}</pre>'
         '<div class="mm-dial-live" style="display:none">'
@@ -368,7 +374,8 @@ for (const root of document.querySelectorAll(".NAME:not([data-alive])")) {
 def clocks(D: int, theta: float, position: int) -> Picture:
     """One clock a pair: where its hand stands at a position, and where it stood at the positions before."""
     speeds = [theta ** (-2 * j / D) for j in range(D // 2)]
-    made, axes = figure(7.4, 2.3, ncols=len(speeds))
+    made, axes = figure(7.6, 2.15, ncols=len(speeds))
+    lines = []
     for j, (ax, speed) in enumerate(zip(axes, speeds, strict=True)):
         ax.add_patch(_circle())
         for p in range(position):
@@ -378,8 +385,8 @@ def clocks(D: int, theta: float, position: int) -> Picture:
         ax.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
         ax.set_title(f"pair {j}: {_short(speed)} rad a step", fontsize=9, loc="center")
         ax.axis("off")
-    lines = [f"pair {j}: {_short(speed)} rad a step, at position {position}: {position * speed / (2 * math.pi):.3f} turns"
-             for j, speed in enumerate(speeds)]  # fmt: skip
+        turns = position * speed / (2 * math.pi)
+        lines.append(f"pair {j}: {_short(speed)} rad a step, {turns:.3f} turns at position {position}")
     return finish(made, "\n".join(lines))
 
 
@@ -396,33 +403,41 @@ def wavelengths(D: int, thetas: tuple[float, ...], context: int) -> Picture:
             f"{slow} of {len(turn)} hands do not get round within {context:,}"
         )
     ax.axhline(context, color=GREY, lw=1, ls="--")
-    ax.text(0, context * 1.25, f"a text of {context:,} tokens", color="#5d666e", fontsize=9)
+    ax.text(0, context * 1.3, f"a text of {context:,} tokens", color="#5d666e", fontsize=9)
     ax.set(xlabel="pair", ylabel="positions for one turn")
-    ax.legend(frameon=False)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.legend(frameon=False, loc="upper left")
     return finish(made, "\n".join(lines))
 
 
-def errors(at, by_name: dict, title: str) -> Picture:
-    """Largest error of a score at each position, one curve a dtype, on a logarithmic scale. The text gives powers of ten."""
+def errors(at, by_name: dict, above: float = 0.1) -> Picture:
+    """The error of a score at each position, one curve a dtype, on a logarithmic scale. The words give powers of ten."""
     made, ax = figure(7.4, 3.4)
-    lines = [title]
-    floor = 1e-8
+    lines, floor = [], 1e-8
     for (name, error), colour in zip(by_name.items(), (ORANGE, GREEN, BLUE), strict=False):
         ax.semilogy(at, error.clamp(min=floor), color=colour, lw=1, label=name)
-        worst = error.max().item()
-        lines.append(f"{name}: worst error below {10.0 ** math.ceil(math.log10(max(worst, floor))):g}")
-    ax.set(xlabel="position of the query", ylabel="error of the score", title=title, ylim=(1e-7, 30))
-    ax.legend(loc="lower right", frameon=False, ncols=3)
+        power = math.ceil(math.log10(max(error.max().item(), floor)))
+        first = next((position for position, e in zip(at.tolist(), error.tolist(), strict=True) if e > above), None)
+        when = f"above {above:g} for the first time at position {first:,}" if first is not None else f"never above {above:g}"
+        lines.append(f"{name}: worst error between {10.0 ** (power - 1):g} and {10.0**power:g}, {when}")
+    ax.set(xlabel="position of the query", ylabel="error of the score")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.margins(x=0.01)
+    made.legend(loc="outside upper left", frameon=False, ncols=3)
     return finish(made, "\n".join(lines))
 
 
 def where_they_part(difference, labels: list[str], threshold: float) -> Picture:
-    """The largest difference of two models' logits at each position, a bar each; what is below the threshold counts as equal."""
+    """The largest difference of two models' logits at each position, a bar each; below the threshold they count as equal."""
     made, ax = figure(7.4, 2.7)
     values = difference.tolist()
     ax.bar(range(len(values)), values, color=[ORANGE if x > threshold else BLUE for x in values])
-    ax.set_xticks(range(len(values)), labels, rotation=60, ha="right", fontsize=9)
-    ax.set(ylabel="largest difference")
+    ax.set_xticks(range(len(values)), [f"{n} {label}" for n, label in enumerate(labels)], rotation=50, ha="right", fontsize=9)
+    ax.set(ylabel="largest difference\nof the logits")
+    for n, x in enumerate(values):
+        if x <= threshold:
+            ax.text(n, max(values) * 0.02, "equal", color=BLUE, rotation=90, ha="center", va="bottom", fontsize=9)
     equal = [str(n) for n, x in enumerate(values) if x <= threshold]
     other = [str(n) for n, x in enumerate(values) if x > threshold]
-    return finish(made, f"equal at position: {', '.join(equal) or 'none'}\ndifferent at position: {', '.join(other) or 'none'}")
+    return finish(made, f"equal at position {', '.join(equal) or 'none'}; different at position {', '.join(other) or 'none'}")

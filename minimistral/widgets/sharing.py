@@ -90,7 +90,7 @@ class HeadMap:
         return "\n".join([self.title(), *lines, size])
 
     def frames(self) -> dict[str, dict]:
-        """Every picture the sliders can reach, by "n_heads/n_kv_heads/rule". The script in the page chooses and draws, no more."""
+        """Every picture the sliders can reach, by "n_heads/n_kv_heads/rule". The script in the page only chooses and draws."""
         table = {}
         for n_heads in self.stops():
             for n_kv_heads in divisors(n_heads):
@@ -171,7 +171,7 @@ for (const host of document.querySelectorAll('.mm-sharing[data-map="MAP_NAME"]:n
     nHeads.textContent = H; nKv.textContent = K;
     host.dataset.shown = `${H}/${K}/${now.rule}`;
   };
-  const follow = () => {  // the sliders' places follow the state
+  const follow = () => {  /* the sliders' places follow the state */
     const fit = data.divisors[now.n_heads];
     heads.value = data.stops.indexOf(now.n_heads);
     kv.max = fit.length - 1;
@@ -211,9 +211,9 @@ def colour(kv: int) -> str:
 
 
 def box(ax, x, y, number, face, n):
-    size = 9 if n <= 16 else 7
     style = {"boxstyle": "round,pad=0.3", "facecolor": face, "edgecolor": "none"}
-    ax.text(x, y, f"{number:2}" if n > 9 else number, ha="center", va="center", color="white", fontsize=size, bbox=style, zorder=2)
+    words = {"ha": "center", "va": "center", "color": "white", "fontsize": 9 if n <= 16 else 7 if n <= 40 else 5}
+    ax.text(x, y, f"{number:2}" if n > 9 else number, bbox=style, zorder=2, **words)
 
 
 def draw(state: HeadMap) -> Picture:
@@ -233,9 +233,9 @@ def side_by_side(n_heads: int, n_kv_heads: int) -> Picture:
     made, axes = figure(7.6, 4.4, nrows=2)
     for ax, state in zip(axes, states, strict=True):
         draw_map(ax, state)
-    rows = [f"{RULES[state.rule]:>17}: {' '.join(map(str, state.used()))}" for state in states]
-    heads = f"{'query head':>17}: {' '.join(map(str, range(n_heads)))}"
-    return finish(made, "\n".join([heads, *(row + ("" if n else "   <- the key head each one reads") for n, row in enumerate(rows))]))
+    rows = [f"{'query head':>17}: {' '.join(map(str, range(n_heads)))}"]
+    rows += [f"{RULES[state.rule]:>17}: {' '.join(map(str, state.used()))}" for state in states]
+    return finish(made, "\n".join(["which key head does each query head read?", *rows]))
 
 
 # --- the other pictures of the chapter ----------------------------------------------------------------------------------
@@ -284,7 +284,8 @@ def times(lengths, again, kept) -> Picture:
         ax.annotate(name, (lengths[-1], values[-1]), (8, 0), textcoords="offset points", color=face, va="center")
     ax.set(xlabel="tokens so far", ylabel="ms for the next one", xlim=(0, lengths[-1] * 1.3), ylim=(0, max(again) * 1.1))
     ax.set_xticks(lengths)
-    rows = [f"after {n:5} tokens: again {a:7.1f} ms, with the cache {k:5.1f} ms" for n, a, k in zip(lengths, again, kept, strict=True)]
+    each = zip(lengths, again, kept, strict=True)
+    rows = [f"after {n:5} tokens: again {a:7.1f} ms, with the cache {k:5.1f} ms" for n, a, k in each]
     return finish(made, "\n".join(rows))
 
 
@@ -293,7 +294,8 @@ def byte_bars(sizes: dict[str, int], limit: tuple[str, int] = ("a laptop's whole
     made, ax = figure(7.4, 0.75 + 0.5 * len(sizes))
     names, values = list(sizes), [size / 2**30 for size in sizes.values()]
     bars = ax.barh(range(len(sizes)), values, color=[GREY if "weights" in name else BLUE for name in names], height=0.6)
-    ax.bar_label(bars, [f"{value:.4g} GiB" for value in values], padding=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    ax.bar_label(bars, [f"{value:.4g} GiB" for value in values], padding=5, bbox=behind)
     ax.set_yticks(range(len(sizes)), names)
     ax.invert_yaxis()
     name, most = limit
