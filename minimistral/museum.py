@@ -28,7 +28,11 @@ class WritesFirst(RollingBuffer):
         return step
 
 
-STORY = ""
+STORY = (
+    'Anna and Clara were at the pond. The days were long and light. "What shall we do today?" asked Anna. They had carved two '
+    "boats out of bark. Anna's boat had a brown sail, and Clara's boat had a yellow sail. Then the wind came. The brown sail "
+    'won. "Hooray!" cried Anna. She was so happy that she nearly fell in. Clara followed a beetle with her eyes.'
+)
 CHUNK = 48  # tokens of the prompt fed at once: they fit in the ring of 64, but not beside what it holds
 
 

@@ -1,5 +1,6 @@
 """The RoPE dial in a real browser: each control moves it, it says what Python says, and a key press is seen at once."""
 
+import base64
 import os
 import statistics
 
@@ -8,7 +9,7 @@ import execute
 import nbformat
 import pytest
 
-from minimistral.widgets.dial import Dial
+from minimistral.widgets.dial import Dial, RopeDial
 
 pytestmark = [
     pytest.mark.browser,
@@ -119,15 +120,11 @@ def test_a_key_press_is_seen_within_30_milliseconds(notebook):
 
 def test_where_scripts_do_not_run_the_words_stand(tmp_path):
     """A saved notebook that is not trusted: JupyterLab takes the script away."""
-    state = Dial((1, 0) * 4, (1, 0) * 4)
-    from minimistral.widgets.dial import RopeDial
-
-    data = RopeDial(state.q, state.k)._repr_mimebundle_()
-    data.pop("image/png")
-    cell = nbformat.v4.new_code_cell("1", execution_count=1, outputs=[
-        nbformat.v4.new_output("execute_result", data=data, execution_count=1)
-    ])  # fmt: skip
-    (tmp_path / "saved.ipynb").write_text(nbformat.writes(execute.tidy(nbformat.v4.new_notebook(cells=[cell]))), encoding="utf-8")
+    data = RopeDial([1, 0] * 4, [1, 0] * 4)._repr_mimebundle_()
+    data["image/png"] = base64.b64encode(data["image/png"]).decode()
+    shown = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", execution_count=1, outputs=[shown])])
+    (tmp_path / "saved.ipynb").write_text(nbformat.writes(execute.tidy(nb)), encoding="utf-8")
     with browser.Lab(tmp_path) as lab:
         notebook = lab.open_notebook("saved.ipynb")
         words = notebook.page.get_by_text("RoPE dial, hands with these radians a step").first

@@ -1,4 +1,4 @@
-"""`import minimistral` loads torch and nothing heavier. Times are of the processor, so that a busy machine does not count."""
+"""`import minimistral` loads torch and nothing heavier. Processor time is measured: a busy machine does not count."""
 
 import json
 import subprocess

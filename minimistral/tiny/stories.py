@@ -265,7 +265,7 @@ WEATHER = {
                 "Crickets sang in the dry grass.", "A lizard dozed on a warm stone."),
         "bright": (("The sky was blue from end to end.", "The days were long and light."),
                    "A warm breeze stirred the leaves.", "Swallows flew high in the blue sky.",
-                   "Yellow butterflies danced over the path.", "The sun stood high over the roofs.")},
+                   "Butterflies danced over the path.", "The sun stood high over the roofs.")},
     "autumn": {
         "windy": (("The wind blew the last leaves off the trees.", "The wind sang in the chimneys."),
                   "The wind pushed {them} along.", "Red leaves whirled through the air.",

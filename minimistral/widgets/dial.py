@@ -178,11 +178,11 @@ def draw(dial: Dial) -> Picture:
     made, (left, right) = figure(7.6, 3.3, ncols=2, width_ratios=(1, 1.5))
     left.add_patch(_circle())
     longest = max(F["length"]["q"][hand], F["length"]["k"][hand]) or 1
-    for name, place, colour, called in (("k", n - apart, ORANGE, "key"), ("q", n, BLUE, "query")):
+    for name, place, (colour, width), called in (("k", n - apart, (ORANGE, 5), "key"), ("q", n, (BLUE, 2.4), "query")):
         angle, length = F[name][hand][place], F["length"][name][hand] / longest
         left.annotate("", (length * math.cos(angle), length * math.sin(angle)), (0, 0),
-                      arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.4, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
-        left.plot([], [], color=colour, lw=2.4, label=f"{called} at {F['at'][place]:,}")
+                      arrowprops={"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0})  # fmt: skip
+        left.plot([], [], color=colour, lw=width, label=f"{called} at {F['at'][place]:,}")
     left.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
     left.set_title(f"pair {F['pairs'][hand]}: {F['speed'][hand]} rad a step")
     left.axis("off")
@@ -240,7 +240,7 @@ def page(dial: Dial) -> str:
         f'<input type="range" class="mm-dial-{what}" aria-label="{labels[what]}" data-lm-suppress-shortcuts="true"'
         f' min="0" max="{highest[what]}" value="{start[what]}" style="width:100%;margin:0;accent-color:{colour}">'
         f'<span class="mm-dial-{what}-value"></span>'
-        for what, colour in (("query", BLUE), ("key", ORANGE), ("shift", INK), ("hand", GREEN))
+        for what, colour in (("query", BLUE), ("key", "#c2620f"), ("shift", INK), ("hand", GREEN))
     )
     notes = "".join(f'<div style="font-style:italic">{note}</div>' for note in dial.notes())
     script = SCRIPT.replace("NAME", name).replace("FRAMES", frames)
@@ -299,11 +299,13 @@ for (const root of document.querySelectorAll(".NAME:not([data-alive])")) {
       pen.arc(x, y, 34, -from, -from - turn, turn > 0); pen.stroke();
     }
     const longest = Math.max(F.length.q[s.hand], F.length.k[s.hand]) || 1;
-    const arrows = [[from, F.length.k[s.hand], "ORANGE"], [F.q[s.hand][s.place], F.length.q[s.hand], "BLUE"]];
-    for (const [angle, length, colour] of arrows) {
+    const arrows = [  // the key's below and wider, so that it can be seen when both point the same way
+      [from, F.length.k[s.hand], "ORANGE", 9], [F.q[s.hand][s.place], F.length.q[s.hand], "BLUE", 4],
+    ];
+    for (const [angle, length, colour, width] of arrows) {
       const far = R * length / longest, c = Math.cos(angle), t = Math.sin(angle);
-      line([[x, y], [x + far * c, y - far * t]], colour, 4);
-      dot(x + far * c, y - far * t, 6, colour);
+      line([[x, y], [x + far * c, y - far * t]], colour, width);
+      dot(x + far * c, y - far * t, width > 4 ? 9 : 6, colour);
     }
     dot(x, y, 4, "INK");
     words("pair " + F.pairs[s.hand] + ": " + F.speed[s.hand] + " rad a step", x, 22, "INK", "center", "bold");

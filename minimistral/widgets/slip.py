@@ -27,7 +27,7 @@ class Slip(TextFallback, ipw.VBox):
             layout=ipw.Layout(flex="1 1 22em"),
         )
         verdict = ipw.ToggleButtons(
-            options=VERDICTS, value=bet and bet["verdict"], style={"button_width": "6.2em"},
+            options=VERDICTS, value=bet and bet["verdict"], style={"button_width": "7.4em"},
             layout=ipw.Layout(flex="0 0 auto"),
         )  # fmt: skip
         sure = ipw.IntSlider(

@@ -1,9 +1,23 @@
 """The pictures of chapter 00: what happens between a prompt and the next word, from the model's own numbers."""
 
+import re
+from collections.abc import Iterable
+
 from minimistral.model import Mistral
 from minimistral.tokenizer import Tokenizer
 from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
 from minimistral.widgets.record import Record
+
+
+def tell(pieces: Iterable[str], width: int = 96):
+    """Print text as it comes, breaking lines at spaces."""
+    column = 0
+    for word in re.split(r"(?= )", "".join(pieces)) if isinstance(pieces, str) else pieces:
+        if column + len(word) > width and word.startswith(" "):
+            word, column = "\n" + word[1:], -1
+        print(word, end="", flush=True)
+        column += len(word)
+    print()
 
 
 def layers(model: Mistral) -> Picture:
@@ -47,18 +61,16 @@ def stream(rec: Record) -> Picture:
 def scores(rec: Record, tokenizer: Tokenizer) -> Picture:
     """Every logit of the last position, in the order of the ids, with the highest named."""
     last = rec.logits[-1]
-    best = last.topk(4)
+    best = last.topk(3)
     made, ax = figure(7.2, 2.4)
     ax.plot(last, color=GREY, lw=0.6)
-    named = []
-    for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        word = tokenizer.pieces([token])[0].replace("▁", "")
-        ax.plot(token, value, "o", color=ORANGE, ms=5)
-        ax.annotate(word, (token, value), (5, 2), textcoords="offset points", color=ORANGE)
-        named.append(f"{word} {value:.1f}")
-    ax.set(xlabel=f"id, 0 to {len(last) - 1}", ylabel="logit")
+    words = [tokenizer.pieces([token])[0].replace("▁", "") for token in best.indices.tolist()]
+    named = ", ".join(f"{word} {value:.1f}" for word, value in zip(words, best.values.tolist(), strict=True))
+    ax.plot(best.indices, best.values, "o", color=ORANGE, ms=5)
+    ax.annotate(words[0], (best.indices[0], best.values[0]), (6, 2), textcoords="offset points", color=ORANGE)
+    ax.set(xlabel=f"id, 0 to {len(last) - 1}", ylabel="logit", title=f"highest: {named}")
     ax.margins(y=0.15)
-    return finish(made, f"{len(last):,} logits; the highest: " + ", ".join(named))
+    return finish(made, f"{len(last):,} logits; the highest: {named}")
 
 
 def choices(rec: Record, tokenizer: Tokenizer, k: int = 8) -> Picture:
