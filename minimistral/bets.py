@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from minimistral import claims
-from minimistral.checkpoint import write
+from minimistral.files import write
 
 
 def path() -> Path:
@@ -33,7 +33,6 @@ def place(id: str, verdict: str, sure: int = 50):
     """Bet on one claim: verdict is true, imprecise or wrong; sure is in percent, 34 (a guess among three) to 100."""
     bet = _checked(id, verdict, sure)
     slip = load() | {id: bet}
-    path().parent.mkdir(parents=True, exist_ok=True)
     write(path(), (json.dumps(slip, indent=2) + "\n").encode())
 
 

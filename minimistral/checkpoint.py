@@ -8,7 +8,6 @@ with the right shape, in files as long as they claim. Only then is the model mad
 """
 
 import json
-import os
 import re
 import struct
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 
 from minimistral.config import MistralConfig
+from minimistral.files import write_all
 from minimistral.model import Mistral
 from minimistral.tokenizer import Tokenizer
 
@@ -85,7 +85,6 @@ def save(model: Mistral, folder, tokenizer: Tokenizer | None = None):
     from safetensors.torch import save as to_bytes
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     files = {
         folder / "consolidated.safetensors": to_bytes(tensors),
@@ -94,24 +93,6 @@ def save(model: Mistral, folder, tokenizer: Tokenizer | None = None):
     if tokenizer is not None:
         files[folder / "tokenizer.model"] = tokenizer.path.read_bytes()
     write_all(files)
-
-
-def write(path: Path, data: bytes):
-    """Write a file so that it is either the old one or the whole new one."""
-    write_all({path: data})
-
-
-def write_all(files: dict[Path, bytes]):
-    """Write several files so, and replace none before all lie there whole: new weights beside old settings are no model."""
-    parts = {path: path.with_name(path.name + ".part") for path in files}
-    try:
-        for path, part in parts.items():
-            part.write_bytes(files[path])
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
 
 
 def find_format(folder: Path, format: str | None = None) -> str:

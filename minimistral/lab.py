@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from minimistral.files import write
+
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "00_*.ipynb"
 MANIFEST = ".sync.json"
@@ -91,14 +93,6 @@ def clear(data: bytes) -> bytes:
             cell["outputs"], cell["execution_count"] = [], None
             cell.get("metadata", {}).pop("execution", None)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def write(path: Path, data: bytes):
-    """Write a whole file or none: to a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.tmp")
-    new.write_bytes(data)
-    os.replace(new, path)
 
 
 def find_notebooks(root: Path) -> Path:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import browser
+import execute
 import nbformat
 import pytest
 
@@ -51,7 +52,7 @@ def lab(tmp_path_factory):
         SOURCE, execution_count=1, outputs=[nbformat.v4.new_output("execute_result", data=bundle, execution_count=1)]
     )
     for name, nb in (("run", run), ("saved", nbformat.v4.new_notebook(cells=[saved]))):
-        (folder / f"{name}.ipynb").write_text(nbformat.writes(nb), encoding="utf-8")
+        (folder / f"{name}.ipynb").write_text(nbformat.writes(execute.tidy(nb)), encoding="utf-8")
     with browser.Lab(folder) as lab:
         yield lab
 

@@ -26,6 +26,12 @@ ids = [f"{module}.{exercise.name}" for module, exercise in EXERCISES]
 each = pytest.mark.parametrize("module,exercise", EXERCISES, ids=ids)
 
 
+@pytest.fixture(autouse=True)
+def what_a_notebook_switches_off():
+    yield
+    torch.set_grad_enabled(True)
+
+
 def verdict(capsys, exercise, yours):
     exercise.check(yours)
     return capsys.readouterr().out.strip()

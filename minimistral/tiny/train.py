@@ -25,8 +25,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from minimistral.checkpoint import save, write
+from minimistral.checkpoint import save
 from minimistral.config import MistralConfig
+from minimistral.files import write
 from minimistral.model import Mistral
 from minimistral.tiny import stories
 from minimistral.tokenizer import Tokenizer
@@ -59,7 +60,6 @@ def train_vocabulary(folder: Path, vocab_size: int, n_stories: int = 20_000, see
         minloglevel=2,
         required_chars="".join(map(chr, range(33, 127))),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     write(folder / "tokenizer.model", model.getvalue())
     return Tokenizer(folder / "tokenizer.model")
 
@@ -189,8 +189,8 @@ class Stage:
 
 STAGES = (
     Stage("language", whole_stories, 256, 16, 2200, 2.5e-3, 1),
-    Stage("facts", facts_alone, 47, 64, 1000, 2e-3, 10),
-    Stage("stories", whole_stories, 256, 16, 700, 1.5e-3, 10),
+    Stage("facts", facts_alone, 47, 64, 1750, 2e-3, 10),
+    Stage("stories", whole_stories, 256, 16, 1050, 1.5e-3, 10),
 )
 
 

@@ -376,7 +376,7 @@ for (const root of document.querySelectorAll(".NAME:not([data-alive])")) {
 def clocks(D: int, theta: float, position: int) -> Picture:
     """One clock a pair: where its hand stands at a position, and where it stood at the positions before."""
     speeds = [theta ** (-2 * j / D) for j in range(D // 2)]
-    made, axes = figure(7.6, 2.15, ncols=len(speeds))
+    made, axes = figure(7.6, 2.5, ncols=len(speeds))
     lines = []
     for j, (ax, speed) in enumerate(zip(axes, speeds, strict=True)):
         ax.add_patch(_circle())
@@ -384,10 +384,11 @@ def clocks(D: int, theta: float, position: int) -> Picture:
             ax.plot(math.cos(p * speed), math.sin(p * speed), "o", color=ORANGE, ms=4, alpha=0.25 + 0.5 * p / position)
         x, y = math.cos(position * speed), math.sin(position * speed)
         ax.plot([0, x], [0, y], color=BLUE, lw=2.5, marker="o", ms=6, markevery=[1])
-        ax.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
-        ax.set_title(f"pair {j}: {_short(speed)} rad a step", fontsize=9, loc="center")
+        ax.set(xlim=(-1.2, 1.2), ylim=(-1.6, 1.6), aspect="equal")
+        ax.text(0, 1.25, f"pair {j}: {_short(speed)} rad a step", ha="center", va="bottom", fontsize=9)
         ax.axis("off")
         turns = position * speed / (2 * math.pi)
+        ax.text(0, -1.25, f"{turns:.3f} turns", ha="center", va="top", fontsize=9, color="#5d666e")
         lines.append(f"pair {j}: {_short(speed)} rad a step, {turns:.3f} turns at position {position}")
     return finish(made, "\n".join(lines))
 
@@ -399,16 +400,19 @@ def wavelengths(D: int, thetas: tuple[float, ...], context: int) -> Picture:
     for theta, colour in zip(thetas, (BLUE, ORANGE), strict=True):
         turn = [2 * math.pi * theta ** (2 * j / D) for j in range(D // 2)]
         slow = sum(one > context for one in turn)
-        ax.semilogy(turn, "o-", ms=3, lw=1, color=colour, label=f"theta = {theta:,.0f}")
+        ax.semilogy(turn, "o-", ms=3, lw=1, color=colour)
+        ax.text(len(turn), turn[-1], f"{turn[-1]:,.0f}", va="center", color=colour)
+        ax.plot([], [], "o-", ms=3, lw=1, color=colour, label=f"theta = {theta:,.0f}: {slow} of {len(turn)} above the line")
         lines.append(
             f"theta = {theta:,.0f}: one turn takes {turn[0]:.2f} positions (fastest) to {turn[-1]:,.0f} (slowest); "
             f"{slow} of {len(turn)} hands do not get round within {context:,}"
         )
     ax.axhline(context, color=GREY, lw=1, ls="--")
-    ax.text(0, context * 1.3, f"a text of {context:,} tokens", color="#5d666e", fontsize=9)
+    ax.text(0, context * 1.3, f"the line: a text of {context:,} tokens", color="#5d666e", fontsize=9)
+    ax.margins(x=0.04, y=0.1)
     ax.set(xlabel="pair", ylabel="positions for one turn")
     ax.yaxis.set_major_formatter("{x:,.0f}")
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="lower right")
     return finish(made, "\n".join(lines))
 
 
@@ -417,9 +421,11 @@ def errors(at, by_name: dict, above: float = 0.1) -> Picture:
     made, ax = figure(7.4, 3.4)
     lines, floor = [], 1e-8
     for (name, error), colour in zip(by_name.items(), (ORANGE, GREEN, BLUE), strict=False):
-        ax.semilogy(at, error.clamp(min=floor), color=colour, lw=1, label=name)
         power = math.ceil(math.log10(max(error.max().item(), floor)))
         first = next((position for position, e in zip(at.tolist(), error.tolist(), strict=True) if e > above), None)
+        ax.semilogy(at, error.clamp(min=floor), color=colour, lw=1)
+        short = f"above {above:g} at {first:,}" if first is not None else f"never above {above:g}"
+        ax.plot([], [], color=colour, lw=3, label=f"{name}: {short}")
         when = f"above {above:g} for the first time at position {first:,}" if first is not None else f"never above {above:g}"
         lines.append(f"{name}: worst error between {10.0 ** (power - 1):g} and {10.0**power:g}, {when}")
     ax.set(xlabel="position of the query", ylabel="error of the score")
