@@ -47,6 +47,7 @@ class RollingBuffer:
 
     A cache serves one generation at a time; reset() makes it empty again. If a forward pass is interrupted in the middle,
     some layers have stored what others have not: the cache notices and refuses to go on until it is reset.
+    It is for inference: call the model under torch.no_grad(), or every step adds to one ever longer graph.
     """
 
     def __init__(self, config: MistralConfig, batch_size: int = 1, device=None, dtype=None, window="config"):

@@ -26,7 +26,7 @@ def generate(model: Mistral, prompts: list[list[int]], max_new_tokens: int = 32,
 
     temperature  0 takes the likeliest id. Above 0: logits are divided by it, cut by top_k, top_p and min_p, then drawn from
     chunk_size   how many tokens of the prompts are fed at once (None: all). Never changes the answer, only time and memory
-    seed         makes drawing repeatable on one machine; PyTorch's global generator is left alone
+    seed         makes drawing repeatable on one machine, and leaves PyTorch's global generator alone
     eos_id       a row stops after this id; None: it never stops
     progress     show a bar
 

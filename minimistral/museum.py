@@ -29,9 +29,10 @@ class WritesFirst(RollingBuffer):
 
 
 STORY = (
-    'Anna and Clara were at the pond. The days were long and light. "What shall we do today?" asked Anna. They had carved two '
-    "boats out of bark. Anna's boat had a brown sail, and Clara's boat had a yellow sail. Then the wind came. The brown sail "
-    'won. "Hooray!" cried Anna. She was so happy that she nearly fell in. Clara followed a beetle with her eyes.'
+    "Nora had a cousin called Rosa, and they did everything together. One windy morning they were on the bridge. Nora had a red "
+    "ribbon, and Rosa had a glass marble. Nora liked Rosa's marble much better, so they agreed to swap. So Rosa got the ribbon "
+    "from Nora, and Nora got the marble from Rosa. Then they wandered to the meadow. A hare sat up and twitched its ears. Soon "
+    "they ran back to the bridge. When they met Grandpa, Rosa was still holding the ribbon."
 )
 CHUNK = 48  # tokens of the prompt fed at once: they fit in the ring of 64, but not beside what it holds
 

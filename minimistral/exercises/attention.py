@@ -55,6 +55,11 @@ def _():
     return 0.4
 
 
+@share_of_cat.mistake("This is the share of *sat*, the one with the score 0.")
+def _():
+    return 0.155
+
+
 @share_of_cat.mistake("This is e to the power of cat's score, before it is divided by the sum of all three.")
 def _():
     return 2.718
@@ -338,6 +343,12 @@ def _(q, k, v, n_heads):
     T = len(q)
     q, k, v = (x.view(T, -1, n_heads).permute(2, 0, 1) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).permute(1, 2, 0).reshape(T, -1)
+
+
+@multi_head.mistake("The heads are laid under each other. Side by side means along the columns: torch.cat(heads, dim=1).")
+def _(q, k, v, n_heads):
+    q, k, v = (_split(x, n_heads) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).flatten(0, 1)
 
 
 @multi_head.mistake("The heads are averaged. They are laid side by side, so that the width stays what it was.")

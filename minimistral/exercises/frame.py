@@ -264,6 +264,8 @@ def difference(expected, got, tolerance, tell=True) -> str | None:
     if isinstance(expected, int | float):
         if isinstance(got, torch.Tensor) and got.numel() == 1:
             got = got.item()
+        if isinstance(got, str | list | tuple):
+            return f"expected a number, got {show(got)}"
         if isinstance(got, bool) or not isinstance(got, int | float):
             return wanted
         close = math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)

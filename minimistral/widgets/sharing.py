@@ -115,7 +115,7 @@ class HeadMap:
         name = hashlib.sha256(whole.encode()).hexdigest()[:12]
         still = base64.b64encode(draw(self).png).decode()
         return (
-            f'<div class="mm-sharing" data-map="{name}" data-lm-suppress-shortcuts="true">'
+            f'<div class="mm-sharing" data-map="{name}">'
             f'<img alt="{self.title()}" src="data:image/png;base64,{still}"></div>'
             f"<script>{SCRIPT.replace('MAP_NAME', name).replace('MAP_DATA', whole)}</script>"
         )
@@ -145,6 +145,8 @@ for (const host of document.querySelectorAll('.mm-sharing[data-map="MAP_NAME"]:n
       `<label><input type="radio" class="mm-rule" value="${id}">${words}</label>`).join('') +
     `<svg class="mm-map" viewBox="0 0 ${W} 226" width="100%" role="img"></svg>`;
   const [heads, kv] = host.querySelectorAll('input[type=range]'), [nHeads, nKv] = host.querySelectorAll('output');
+  /* or JupyterLab takes arrow keys for itself */
+  host.querySelectorAll('input').forEach(input => input.setAttribute('data-lm-suppress-shortcuts', 'true'));
   const rules = [...host.querySelectorAll('.mm-rule')], svg = host.querySelector('svg');
   let now = {...data.start};
   const mid = (i, n) => (i + 0.5) * W / n;
