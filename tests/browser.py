@@ -177,7 +177,7 @@ class Lab:
         page = self._pages.new_page()
         notebook = Notebook(page, self)
         page.on("request", lambda request: notebook.requests.append(request.url))
-        page.goto(f"{self.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{quote(str(path))}")
+        page.goto(f"{self.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{quote(str(path))}", timeout=self.seconds * 1000)
         page.wait_for_selector(".jp-Notebook", timeout=self.seconds * 1000)
         page.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.content?.model", timeout=self.seconds * 1000)
         if not notebook.do(READY, self.seconds):

@@ -4,9 +4,11 @@ import importlib
 import pkgutil
 import re
 import threading
+import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +140,7 @@ def test_answers_typed_into_the_notebook(module, exercise, capsys):
         result = shell.run_cell(typed_in(cell.source, exercise, attempt))
         out = capsys.readouterr().out
         assert result.success, out
+        assert "NameError" not in out, out
         assert re.search(rf"^{mark} {exercise.name}", out, re.M), (frame.source(attempt, exercise.name), out)
     capsys.readouterr()
     assert shell.run_cell(cell.source).success
@@ -152,7 +155,9 @@ def typed_in(cell: str, exercise, attempt) -> str:
         written = frame.source(attempt, exercise.name)
         typed, n = re.subn(rf"^def {exercise.name}\(.*?(?=^\S)", lambda _: written + "\n\n", cell, flags=re.M | re.S)
     assert n == 1, f"the cell has no stub of {exercise.name} followed by its check"
-    return f"import torch\nfrom minimistral.exercises.{exercise.answer.__module__.split('.')[-1]} import *\n" + typed
+    module = exercise.answer.__module__
+    helpers = f"import torch, {module} as its\nglobals().update({{n: v for n, v in vars(its).items() if n[:2] != '__'}})\n"
+    return helpers + typed
 
 
 # --- the frame, on an exercise of its own -------------------------------------------------------------------------------
@@ -164,6 +169,11 @@ def double():
     exercise.reference(lambda x: 2 * x)
     exercise.mistake("It is squared.")(lambda x: x * x)
     return exercise
+
+
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no")
 
 
 def mutates(x):
@@ -188,6 +198,12 @@ def spins(x):
         (lambda: 3, "raises TypeError"),
         (lambda x: exec("raise SystemExit(3)"), "raises SystemExit: 3"),
         (7, "expected a function, got 7"),
+        (torch.nn.functional.scaled_dot_product_attention, "raises TypeError"),
+        (lambda x: torch.arange(3).softmax(-1), "raises NotImplementedError"),
+        (lambda x: (2 * x).to_sparse(), "cannot be compared"),
+        (lambda x: Unspeakable(), "got <Unspeakable>"),
+        (lambda x: (_ for _ in ()).throw(ValueError(Unspeakable())), "raises ValueError"),
+        (lambda *args: args[0].mul_(2), "changes its input args in place"),
     ],
 )
 def test_each_trouble_is_one_line(double, capsys, yours, said):
@@ -201,6 +217,42 @@ def test_a_loop_without_end_is_stopped(double, capsys, monkeypatch):
     assert "stopped after 0.5 seconds" in verdict(capsys, double, spins)
     assert threading.active_count() < 20
     assert verdict(capsys, double, lambda x: x + x).startswith("✓")
+
+
+def test_a_loop_that_swallows_the_interrupt_is_stopped_too(double, capsys, monkeypatch):
+    def deaf(x):
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            try:
+                time.sleep(0.01)
+            except:  # noqa: E722
+                pass
+        return 2 * x
+
+    monkeypatch.setattr(frame, "SECONDS", 0.3)
+    assert "stopped after 0.3 seconds" in verdict(capsys, double, deaf)
+
+
+def test_why_says_what_happened_last(double, capsys):
+    assert "not attempted" in verdict(capsys, double, None)
+    verdict(capsys, double, 7)
+    assert "without brackets" in explained(capsys, double)
+    verdict(capsys, double, lambda x: double.answer(x))
+    assert "the numbers are right" in explained(capsys, double)
+    verdict(capsys, double, lambda x: x + x)
+    assert "nothing to explain" in explained(capsys, double)
+
+
+def test_numpy_numbers_and_lists_count(capsys):
+    exercise = Exercise("three", cases=lambda: [(1,)])
+    exercise.reference(lambda x: [3, 4])
+    for yours in (np.array([3, 4]), [np.int64(3), 4], torch.tensor([3, 4])):
+        assert verdict(capsys, exercise, lambda x, yours=yours: yours).startswith("✓")
+    value = Exercise("value")
+    value.reference(lambda: 0.42)
+    assert verdict(capsys, value, np.float64(0.42)).startswith("✓")
+    for odd in (2**2000, "0.42", [0.42], np.array([1, 2])):
+        assert verdict(capsys, value, odd).startswith("✗")
 
 
 def test_the_first_difference_is_shown(double, capsys):

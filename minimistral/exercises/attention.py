@@ -50,7 +50,7 @@ def _():
     return 0.333
 
 
-@share_of_cat.mistake("It takes 2 to the power of the score; softmax takes e = 2.718.")
+@share_of_cat.mistake("This is what 2 to the power of the score gives; softmax takes e = 2.718. (If you rounded 0.42, keep two digits.)")
 def _():
     return 0.4
 
@@ -146,6 +146,11 @@ def _(q, k, v):
 @attend.mistake("The future is masked after the softmax: its share is thrown away and the rows no longer sum to 1.")
 def _(q, k, v):
     return (q @ k.T / q.shape[1] ** 0.5).softmax(-1).masked_fill(~_causal(len(q)), 0) @ v
+
+
+@attend.mistake("-100 is not low enough to hide the future: real scores can lie below it. Use float('-inf').")
+def _(q, k, v):
+    return (q @ k.T / q.shape[1] ** 0.5).masked_fill(~_causal(len(q)), -100).softmax(-1) @ v
 
 
 @attend.mistake("Masked scores are set to 0. A score of 0 is a score like any other: e to the power of 0 is 1. It must be -inf.")

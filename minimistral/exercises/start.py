@@ -28,6 +28,7 @@ def _cases():
         (counts, [1], 9, 2),  # stops by itself
         (remembers, [1, 3], 9, 2),  # the last id alone is not enough to go on
         (counts, [2, 3], 9, 2),  # a stop in the prompt means nothing
+        (counts, [1, 3, 4, 5, 2], 9, 2),  # the prompt ends with a stop
         (counts, [1], 9, 3),  # the first new id is the stop
         (counts, [1, 3], 0, 2),  # nothing wanted
     ]
@@ -146,7 +147,7 @@ def _(logits_of, ids, n, stop):
     return new
 
 
-@continue_until.mistake("It appends to the caller's own list. Work on a copy: list(ids).")
+@continue_until.mistake("It changes the caller's own list (append, +=, pop). Work on a copy: list(ids).")
 def _(logits_of, ids, n, stop):
     new = []
     for _ in range(n):
@@ -168,6 +169,15 @@ def _(logits_of, ids, n, stop):
         ids.append(logits.index(max(logits)))
         new.append(ids[-1])
     return new
+
+
+@continue_until.mistake("It asks whether the text ends with a stop before the first new id is there: a prompt may end with one.")
+def _(logits_of, ids, n, stop):
+    text = list(ids)
+    while text[-1] != stop and len(text) - len(ids) < n:
+        logits = logits_of(text)
+        text.append(logits.index(max(logits)))
+    return text[len(ids) :]
 
 
 @continue_until.mistake("It goes one id too far: range(n + 1), or a check that comes one round late.")

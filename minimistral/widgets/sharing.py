@@ -48,6 +48,10 @@ def cache_bytes(n_kv_heads: int, tokens: int = TOKENS) -> int:
     return RollingBuffer(config, device="meta", dtype=torch.bfloat16).n_bytes()
 
 
+def count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n > 1)}"
+
+
 def gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:g} GiB"
 
@@ -78,7 +82,7 @@ class HeadMap:
 
     def title(self) -> str:
         group = self.n_heads // self.n_kv_heads
-        return f"{self.n_heads} query heads, {self.n_kv_heads} key heads, group {group}: {RULES[self.rule]}"
+        return f"{count(self.n_heads, 'query head')}, {count(self.n_kv_heads, 'key head')}, group {group}: {RULES[self.rule]}"
 
     def text(self) -> str:
         """Each key head and the query heads that read it."""
@@ -133,7 +137,7 @@ def divisors(n: int) -> list[int]:
 
 #: Draws a frame of the table as SVG. Colours of the page's own text, so that it is readable in the dark too.
 SCRIPT = """(() => {
-const data = MAP_DATA, W = 760;
+const data = MAP_DATA, W = 760, LEFT = 62;
 for (const host of document.querySelectorAll('.mm-sharing[data-map="MAP_NAME"]:not([data-live])')) {
   host.dataset.live = '1';
   host.innerHTML = `<style>.mm-sharing{max-width:${W}px;font:13px sans-serif}.mm-sharing label{display:inline-flex;
@@ -149,9 +153,9 @@ for (const host of document.querySelectorAll('.mm-sharing[data-map="MAP_NAME"]:n
   host.querySelectorAll('input').forEach(input => input.setAttribute('data-lm-suppress-shortcuts', 'true'));
   const rules = [...host.querySelectorAll('.mm-rule')], svg = host.querySelector('svg');
   let now = {...data.start};
-  const mid = (i, n) => (i + 0.5) * W / n;
+  const mid = (i, n) => LEFT + (i + 0.5) * (W - LEFT) / n;
   const box = (i, n, y, colour) => {
-    const slot = W / n, w = Math.min(slot * 0.86, 46), every = slot < 18 ? 2 : 1;
+    const slot = (W - LEFT) / n, w = Math.min(slot * 0.86, 46), every = slot < 18 ? 2 : 1;
     return `<rect x="${mid(i, n) - w / 2}" y="${y}" width="${w}" height="26" rx="4" fill="${colour}"/>` +
       (i % every ? '' : `<text x="${mid(i, n)}" y="${y + 18}" style="fill:white" font-size="${slot < 30 ? 10 : 13}">${i}</text>`);
   };
@@ -161,6 +165,8 @@ for (const host of document.querySelectorAll('.mm-sharing[data-map="MAP_NAME"]:n
     let out = `<text x="0" y="14" style="text-anchor:start" font-weight="bold" font-size="14">${frame.title}</text>`;
     frame.used.forEach((k, h) => {
       out += `<line x1="${mid(h, H)}" y1="58" x2="${mid(k, K)}" y2="146" stroke="${colour(k)}" stroke-width="2"/>`; });
+    for (const [y, name] of [[51, 'query'], [161, 'key']])
+      out += `<text x="0" y="${y}" style="text-anchor:start" font-size="12">${name}</text>`;
     frame.used.forEach((k, h) => { out += box(h, H, 34, colour(k)); });
     for (let k = 0; k < K; k++) out += box(k, K, 144, colour(k));
     const full = W - 250;
@@ -203,7 +209,9 @@ def draw_map(ax, state: HeadMap):
         box(ax, place(h, state.n_heads), 1, h, colour(kv), state.n_heads)
     for kv in range(state.n_kv_heads):
         box(ax, place(kv, state.n_kv_heads), 0, kv, colour(kv), state.n_kv_heads)
-    ax.set(xlim=(-0.01, 1.01), ylim=(-0.22, 1.22))
+    for y, name in enumerate(("key", "query")):
+        ax.text(-0.08, y, name, va="center", fontsize=9, color="#444")
+    ax.set(xlim=(-0.08, 1.01), ylim=(-0.22, 1.22))
     ax.set_title(state.title(), loc="left")
     ax.axis("off")
 
