@@ -145,11 +145,6 @@ def _(x, positions, theta):
     return (wide * angle.cos() + other * angle.sin()).to(x.dtype)
 
 
-@rotate.mistake("Nothing is turned: x comes back as it was.")
-def _(x, positions, theta):
-    return x.clone()
-
-
 @rotate.mistake("The turn goes the wrong way round: the new even number is even * cos - odd * sin, with the minus there.")
 def _(x, positions, theta):
     angle = positions[:, None] * theta ** (-torch.arange(0, x.shape[1], 2) / x.shape[1])
@@ -298,6 +293,11 @@ def _(x, positions, theta):
     angle = positions[:, None] * theta ** (-torch.arange(0, x.shape[1], 2) / x.shape[1])
     cos, sin, even, odd = angle.cos().to(x.dtype), angle.sin().to(x.dtype), x[:, 0::2], x[:, 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(1)
+
+
+@rotate.mistake("Nothing is turned: x comes back as it was.")
+def _(x, positions, theta):
+    return x.clone()
 
 
 # --- the rows of the other layout -----------------------------------------------------------------------------------------
