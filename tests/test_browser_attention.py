@@ -58,7 +58,7 @@ def test_a_key_press_is_seen_within_a_tenth_of_a_second(notebook):
     [("", "Type a sentence"), ("Hi", " tokens"), ("the cat sat " * 700, "the last 40 are shown"), ("Where is Tom?", " tokens")],
 )
 def test_it_stays_alive_whatever_is_typed(notebook, typed, said):
-    box = notebook.page.locator("input[type=text]").first
+    box = notebook.page.locator(".mm-attention-sentence input").first
     box.fill(typed)
     box.press("Enter")
     notebook.page.get_by_text(said).first.wait_for(timeout=20_000)

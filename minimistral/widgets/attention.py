@@ -156,6 +156,7 @@ class AttentionViewer(TextFallback, ipw.VBox):
         self.query = ipw.IntSlider(0, 0, 0, description="who looks", readout=False, layout=wide)
         self.note, self.words, self.matrix = ipw.HTML(), ipw.HTML(), ipw.HTML()
         self.matrix.add_class("mm-attention-matrix")
+        self.sentence.add_class("mm-attention-sentence")
         for name, control in (("layer", self.layer), ("head", self.head), ("query", self.query)):
             control.add_class(f"mm-attention-{name}")
             control.observe(self._redraw, "value")
