@@ -49,7 +49,8 @@ class Exercise:
         self.answer = None
         self.mistakes: list[tuple[str, Callable]] = []
         self.rights: list[Callable] = []
-        self._yours = self._outcomes = self._advice = None
+        self._yours = self._advice = None
+        self._tried, self._failed = [], []  # (case, outcome): of all cases run; of the first one that failed
         self._passed = self._attempted = False
         self._opened = 0
 
@@ -113,7 +114,7 @@ class Exercise:
     # --- judging ------------------------------------------------------------------------------------------------------
 
     def _judge(self, yours) -> str:
-        self._yours, self._outcomes, self._passed, self._advice = yours, None, False, None
+        self._yours, self._tried, self._failed, self._passed, self._advice = yours, [], [], False, None
         if self.cases is None:
             return self._judge_value(yours)
         if yours is None:
@@ -123,7 +124,7 @@ class Exercise:
             self._attempted = True
             self._advice = "the check takes the function itself, without brackets behind its name."
             return f"✗ {self.name}: expected a function, got {show(yours)}."
-        cases, outcomes, borrowed = self.cases(), [], set()
+        cases, borrowed = self.cases(), set()
         failure = None
         for n, case in enumerate(cases):
             outcome = run(yours, case, self._watch(borrowed))
@@ -131,13 +132,13 @@ class Exercise:
                 self._attempted = False
                 return f"○ {self.name}: not attempted yet (it returns None)."
             self._attempted = True
-            outcomes.append(outcome)
+            self._tried.append((case, outcome))
             complaint = outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance)
             if complaint and failure is None:
+                self._failed = [(case, outcome)]
                 failure = f"✗ {self.name}: {complaint}, for {self._arguments(case)}."
             if outcome.stopped:
                 break
-        self._outcomes = outcomes
         if failure:
             return failure
         if borrowed:
@@ -161,38 +162,26 @@ class Exercise:
         if self.cases is None:
             named = [s for s, wrong in self.mistakes if not difference(wrong(), self._yours, self.tolerance)]
             return named[0] if named else "not one of the mistakes known here. " + (self.hints or ["Try once more."])[0]
-        if self._advice or not self._outcomes:
+        if self._advice or not self._failed:
             return self._advice or "the check did not come to its end. Run it once more."
-        for wanted in (len(self._outcomes), 1):  # behaves like it in every case; else at least where it first fails
-            for sentence, wrong in self.mistakes:
-                if self._behaves_like(wrong, wanted):
-                    return sentence if wanted > 1 else f"perhaps this: {sentence}"
-        trouble = self._first_trouble()
+        for sentence, wrong in self.mistakes:
+            if self._behaves_like(wrong, self._tried):
+                return sentence
+        for sentence, wrong in self.mistakes:
+            if self._behaves_like(wrong, self._failed):
+                return f"perhaps this: {sentence}"
+        trouble = self._failed[0][1].trouble
         return f"{trouble}. Mend that first." if trouble else unknown
 
-    def _first_trouble(self):
-        """What was wrong with the first failing case, if it was an error and no number."""
-        for case, outcome in zip(self.cases(), self._outcomes, strict=False):
-            if outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance):
-                return outcome.trouble
-
-    def _behaves_like(self, wrong, wanted) -> bool:
-        cases = self.cases()
-        if wanted == 1:  # only the smallest failing case
-            pairs = [
-                (case, outcome)
-                for case, outcome in zip(cases, self._outcomes, strict=False)
-                if outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance)
-            ][:1]
-        else:
-            pairs = list(zip(cases, self._outcomes, strict=False))
-        for case, outcome in pairs:
+    def _behaves_like(self, wrong, tried) -> bool:
+        """Does a known mistake give what yours gave, in each of these (case, outcome)?"""
+        for case, outcome in tried:
             theirs = run(wrong, case)
-            if (theirs.trouble or "") != (outcome.trouble or ""):
+            if theirs.trouble != outcome.trouble:
                 return False
             if not theirs.trouble and difference(theirs.value, outcome.value, self.tolerance):
                 return False
-        return bool(pairs)
+        return True
 
     def _arguments(self, case) -> str:
         names = list(inspect.signature(self.answer).parameters)

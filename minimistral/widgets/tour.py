@@ -9,10 +9,10 @@ from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, fin
 from minimistral.widgets.record import Record
 
 
-def tell(pieces: Iterable[str], width: int = 96):
+def tell(pieces: str | Iterable[str], width: int = 96):
     """Print text as it comes, breaking lines at spaces."""
-    column = 0
-    for word in re.split(r"(?= )", "".join(pieces)) if isinstance(pieces, str) else pieces:
+    column, words = 0, re.split(r"(?= )", pieces) if isinstance(pieces, str) else pieces
+    for word in words:
         if column + len(word) > width and word.startswith(" "):
             word, column = "\n" + word[1:], -1
         print(word, end="", flush=True)
