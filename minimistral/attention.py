@@ -8,8 +8,9 @@ from torch import Tensor
 
 from minimistral import masks, naive
 from minimistral.config import check_window
+from minimistral.window import choose, flex, lacking, triangles, varlen
 
-METHODS = ("auto", "naive", "dense")
+METHODS = ("auto", "naive", "dense", "triangles", "flex", "varlen")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, method: str = "auto") -> Tensor:
@@ -17,9 +18,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, method: s
 
     Query head h uses key head h // (H // Hkv). Position i sees i-W+1 ... i (all of 0 ... i if window is None).
 
-    method  "naive": plain loops, the judge. "dense": one T x T mask through PyTorch's kernel.
-            "auto": without a window that bites, PyTorch's own causal kernel; else "dense".
-    Raises ValueError for shapes, dtypes, devices or a window that do not fit together.
+    method  "naive": plain loops, the judge. "dense": one T x T mask through PyTorch's kernel, which calculates every score.
+            Those that calculate only the window: "triangles", "flex" (PyTorch's FlexAttention; without gradients on a
+            CPU), "varlen" (FlashAttention, on CUDA). "auto": what suits device, dtype and length; window.choose is the rule.
+    Raises ValueError for shapes, dtypes, devices or a window that do not fit together, or a method that cannot run here.
     """
     check_window(window)
     check_shapes(q, k, v)
@@ -28,12 +30,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, method: s
     T = q.shape[2]
     if k.shape[2] != T:
         raise ValueError(f"q has {T} positions and k has {k.shape[2]}: attend() is self-attention, they must be equal.")
+    if missing := lacking(method, q):
+        works = ", ".join(name for name in METHODS if not lacking(name, q))
+        raise ValueError(f"method {method!r} cannot run here: {missing}. What can: {works}.")
+    bites = window is not None and window < T
+    if method == "auto":
+        method = choose(q, window)
     if method == "naive":
         return naive.attend(q, k, v, window)
-    if method == "auto" and (window is None or window >= T):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    at = masks.positions(T, q.device)
-    return attend_masked(q, k, v, masks.dense(at, at, window))
+    if method == "flex":
+        return flex(q, k, v, window)
+    if method == "varlen":
+        return varlen(q, k, v, window)
+    if method == "triangles" and bites:
+        return triangles(q, k, v, window)
+    if method == "dense":
+        at = masks.positions(T, q.device)
+        return attend_masked(q, k, v, masks.dense(at, at, window))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
 def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Who may see whom: one predicate, and the forms it is needed in."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,31 @@ def count(T: int, window: int | None = None) -> int:
     """
     W = T if window is None else min(window, T)
     return W * (W + 1) // 2 + (T - W) * W
+
+
+@lru_cache(maxsize=8)
+def block_mask(T: int, window: int | None = None, device=None):
+    """The predicate for FlexAttention: which blocks of 128 x 128 scores to skip, to mask inside, to take whole. Kept once made.
+
+    It is made from the nearest and the farthest pair of each block. (create_block_mask asks all T x T pairs.)
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    size, W = 128, window or T
+    first = torch.arange(0, T, size, device=device)
+    nearest = first[:, None] - (first + size - 1)  # the smallest i - j in a block, and the largest
+    farthest = nearest + 2 * (size - 1)
+    some = (farthest >= 0) & (nearest < W)
+    whole = (nearest >= 0) & (farthest < W) & (first[:, None] + size <= T)
+
+    def listed(blocks):  # of each row, how many, and their columns, those first
+        columns = blocks.int().argsort(dim=-1, descending=True, stable=True).int()
+        return blocks.sum(-1, dtype=torch.int32)[None, None], columns[None, None]
+
+    def rule(b, h, i, j):
+        return visible(i, j, window)
+
+    return BlockMask.from_kv_blocks(*listed(some & ~whole), *listed(whole), BLOCK_SIZE=size, mask_mod=rule, seq_lengths=(T, T))
 
 
 def positions(T: int, device=None) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import browser
+import torch
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 85 * 60  # for everything together
@@ -103,6 +104,8 @@ def summarise(results: list[Result], missing: list[str], require_all: bool) -> i
     for result in results:
         skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
         print(f"{result.stage:<10} {result.passed} passed, {result.failed} failed{skipped} in {result.seconds:.0f} s")
+    if not torch.cuda.is_available():
+        print("The tests marked gpu were left out: there is no CUDA device here.")
     for line in [f"skipped: {line}" for result in results for line in result.skipped] + missing:
         print(line)
     passed, failed = sum(result.passed for result in results), sum(result.failed for result in results)
