@@ -1,0 +1,110 @@
+"""The attention operator at the paper's N = 16,384 and W = 4,096: full causal, a mask, and the window without wasted work."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+import minimistral as mm
+from minimistral import masks
+from minimistral.attention import attend_masked
+from minimistral.bench import measure
+from minimistral.window import choose, lacking
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def run(N: int = 16_384, W: int = 4_096, heads: int | None = None, kv_heads: int | None = None, D: int = 128,
+        device: str = "cpu", dtypes=tuple(DTYPES), rounds: int = 5) -> dict:
+    """Measure, print a table, return the record. heads and kv_heads: the 7B's 32 and 8 on a GPU, one group of 4 on a CPU."""
+    from tqdm import tqdm
+
+    heads, kv_heads = heads or (32 if device == "cuda" else 4), kv_heads or (8 if device == "cuda" else 1)
+    record = {
+        "benchmark": "attention",
+        "setting": dict(N=N, W=W, heads=heads, kv_heads=kv_heads, D=D, device=device, rounds=rounds),
+        "machine": measure.machine(device),
+        "ceiling": masks.count(N) / masks.count(N, W),
+        "results": {},
+    }
+    for dtype in dtypes:
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (torch.randn(1, h, N, D, generator=generator).to(device, DTYPES[dtype]) for h in (heads, kv_heads, kv_heads))
+        full, windowed = contenders(q, k, v, W)
+        everyone = full | windowed
+        expected = windowed["mask"]()
+        differs = {name: (call() - expected).abs().max().item() for name, call in windowed.items()}
+        del expected
+        with tqdm(total=(rounds + 1) * len(everyone), desc=f"attention, {dtype}", unit="call") as bar:
+            seconds = measure.paired(everyone, rounds, device, bar.update)
+        peaks = {name: measure.peak_bytes(call, device) for name, call in everyone.items()}
+        record["results"][dtype] = dict(auto=choose(q, W), seconds=seconds, peak_bytes=peaks, differs_from_mask=differs)
+    print(table(record))
+    return record
+
+
+def contenders(q, k, v, W) -> tuple[dict, dict]:
+    """Full causal attention and window attention: name -> call, of all that run on this device and build."""
+    at = masks.positions(q.shape[2], q.device)
+    mask = masks.dense(at, at, W)
+    full = {"causal": partial(F.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True)}
+    methods = ("triangles",)
+    if q.is_cuda:
+        full = {name: call for name, call in causal_kernels(q, k, v).items() if runs(call)}
+        methods = ("triangles", "varlen", "flex")
+    windowed = {"mask": partial(attend_masked, q, k, v, mask), "auto": partial(mm.attend, q, k, v, W)}
+    windowed |= {name: partial(mm.attend, q, k, v, W, name) for name in methods if not lacking(name, q)}
+    if not q.is_cuda:
+        del windowed["triangles"]  # that is what auto is there
+    return full, {name: call for name, call in windowed.items() if runs(call)}
+
+
+def causal_kernels(q, k, v) -> dict:
+    """Each of PyTorch's fused causal kernels by itself, on CUDA."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    group = q.shape[1] // k.shape[1]
+
+    def one(backend):
+        own = (k, v) if backend != SDPBackend.EFFICIENT_ATTENTION else tuple(x.repeat_interleave(group, dim=1) for x in (k, v))
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, *own, is_causal=True, enable_gqa=own[0] is k)
+
+    backends = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+    kernels = {f"causal, {backend.name.split('_')[0].lower()}": partial(one, backend) for backend in backends}
+    return kernels | {"causal, flex": partial(mm.attend, q, k, v, None, "flex")}
+
+
+def runs(call) -> bool:
+    """Can this kernel be called here at all? The first call compiles, too."""
+    try:
+        call()
+        return True
+    except RuntimeError:
+        return False
+
+
+def baseline(seconds: dict) -> str:
+    """The fastest full causal kernel: what a window has to be held against."""
+    return min((name for name in seconds if name.startswith("causal")), key=lambda name: sum(seconds[name]))
+
+
+def table(record: dict) -> str:
+    """The record in words and columns."""
+    of, machine = record["setting"], record["machine"]
+    where = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} threads"
+    pairs = f"{masks.count(of['N']):,} against {masks.count(of['N'], of['W']):,}"
+    lines = [
+        f"N = {of['N']:,}, W = {of['W']:,}, {of['heads']} heads on {of['kv_heads']}, D = {of['D']}",
+        f"{where}, torch {machine['torch']}",
+        f"pairs of query and key: {pairs}, so at most {record['ceiling']:.3f} times as fast",
+    ]
+    for dtype, result in record["results"].items():
+        seconds = result["seconds"]
+        base = baseline(seconds)
+        lines += ["", f"{dtype} (auto is {result['auto']})   seconds   peak MiB   as fast as {base}"]
+        for name, taken in sorted(seconds.items(), key=lambda pair: -measure.median(pair[1])):
+            against = "" if name == base else f"   {measure.ratio(seconds[base], taken)}"
+            lines.append(f"  {name:22}{measure.median(taken):12.4f}{result['peak_bytes'][name] / 2**20:11.0f}{against}")
+        lines.append(f"  auto against mask: {measure.ratio(seconds['mask'], seconds['auto'])}")
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""How to time two things so that their ratio means something.
+
+Contenders take turns, so that whatever slows the machine slows all of them; the order is reversed every other round; the
+first call of each is not counted. A ratio is the median over rounds, with the middle half of the rounds as its spread, and
+is not given where that spread covers 1.
+"""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from datetime import date
+from statistics import median, quantiles
+
+import torch
+
+
+def paired(contenders: dict, rounds: int, device: str, tick=lambda: None) -> dict[str, list[float]]:
+    """Seconds of each call of each contender (name -> function without arguments), `rounds` of them; tick() after each call."""
+    seconds = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        order = list(contenders) if turn % 2 else list(reversed(contenders))
+        for name in order:
+            taken = once(contenders[name], device)
+            if turn:
+                seconds[name].append(taken)
+            tick()
+    return seconds
+
+
+def once(call, device: str) -> float:
+    """Seconds of one call, until a GPU has finished too."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast: median and the quartiles around it, over the rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self):
+        if self.low <= 1 <= self.high:
+            return f"no difference that stands out ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.median:.2f} times ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratio(slow: list[float], fast: list[float]) -> Ratio:
+    """slow over fast, round by round. Raises ValueError for lists that are not of the same rounds."""
+    if len(slow) != len(fast) or len(slow) < 2:
+        raise ValueError(f"{len(slow)} and {len(fast)} samples: a ratio wants two or more rounds of both.")
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
+    low, _, high = quantiles(each, n=4, method="inclusive")
+    return Ratio(median(each), low, high)
+
+
+def peak_bytes(call, device: str) -> int:
+    """The most memory that PyTorch held during a call beyond what it held before, its result included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    held = most = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def machine(device: str) -> dict:
+    """What a reader of the figures must know of where they come from."""
+    known = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        known |= {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, "cuda": torch.version.cuda}
+    return known
+
+
+def processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
