@@ -159,6 +159,5 @@ class RollingBuffer:
     def _grow(self, needed: int):
         if needed > self.size:
             more = max(needed, 2 * self.size) - self.size
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))
-            self.size += more
+            room = [torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values)]
+            (self.keys, self.values), self.size = room, self.size + more  # both or neither, should memory run out

@@ -120,12 +120,13 @@ class Mistral(nn.Module):
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):
             x = block(x, turn, cache, layer, step)
-        if cache is not None:
-            cache.finish(step)
         if last_only:
             rows = torch.arange(len(tokens), device=tokens.device)
             x = x[rows, (lengths - 1).clamp(min=0)][:, None]
-        return self.output(self.norm(x)).float()
+        logits = self.output(self.norm(x)).float()
+        if cache is not None:
+            cache.finish(step)  # last: after a call that gave no logits the chunk is open, and cannot be fed twice unnoticed
+        return logits
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())

@@ -244,6 +244,7 @@ class Trial:
 
     tokens: int  # real ones, all rows together
     difference: float  # the largest of any logit
+    rows: int = 1
     row: int | None = None  # the first place that differs
     position: int | None = None
 
@@ -251,10 +252,11 @@ class Trial:
         return self.position is None
 
     def __repr__(self):
+        tokens = f"{self.tokens} token" + "s" * (self.tokens > 1)
         if self:
-            return f"right: the logits of all {self.tokens} tokens are those without a cache"
-        where = f"position {self.position}" + (f" of row {self.row}" if self.row else "")
-        return f"parts at {where}: logits differ by up to {self.difference:.2g} ({self.tokens} tokens)"
+            return f"right: {tokens}, all logits as without a cache"
+        where = f"position {self.position}" + (f" of row {self.row}" if self.rows > 1 else "")
+        return f"parts: {tokens}, first at {where}, by up to {self.difference:.2g}"
 
 
 @torch.no_grad()
@@ -270,13 +272,13 @@ def trial(kind, window: int = 4, chunks=(5, 1, 1), again: bool = False, layers: 
         raise ValueError(f"no cache of the exam is called {kind!r}; there are {', '.join(CACHES)}.")
     kind = CACHES[kind] if isinstance(kind, str) else kind
     chunks = _checked(chunks)
-    model = _model(window, layers)
+    model = random_model(window, layers)
     cache = kind(model.config, batch_size=len(chunks[0]))
     if again:
         _feed(model, cache, chunks, seed=1)
         cache.reset()
     texts, logits = _feed(model, cache, chunks, seed=2)
-    result = Trial(sum(map(len, texts)), 0.0)
+    result = Trial(sum(map(len, texts)), 0.0, len(texts))
     for row, (text, got) in enumerate(zip(texts, logits, strict=True)):
         if not text:
             continue
@@ -304,7 +306,8 @@ def _checked(chunks) -> list[list[int]]:
 
 
 @lru_cache(maxsize=64)
-def _model(window: int, layers: int) -> Mistral:
+def random_model(window: int, layers: int) -> Mistral:
+    """A small model with random weights, so large that a wrong key, order or angle shows in every logit."""
     sizes = dict(dim=16, n_layers=layers, n_heads=4, n_kv_heads=2, head_dim=4, hidden_dim=20, vocab_size=32, rope_theta=100.0)
     model = Mistral(MistralConfig(**sizes, sliding_window=window)).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)

@@ -57,8 +57,8 @@ class Wall:
 
     def _html(self) -> str:
         cell = "style='text-align:left;vertical-align:top;padding:6px 8px;border-top:1px solid #8884;white-space:normal'"
-        heads = ("", "exhibit", "chapter", "what one notices", "caught by", "not noticed by")
-        rows = ["<tr>" + "".join(f"<th {cell}>{head}</th>" for head in heads) + "</tr>"]
+        heads = {"": 3, "exhibit": 19, "chapter": 6, "what one notices": 22, "caught by": 28, "not noticed by": 22}
+        rows = ["<tr>" + "".join(f"<th width='{wide}%' {cell}>{head}</th>" for head, wide in heads.items()) + "</tr>"]
         for bug in BUGS.values():
             catch = {test: None for _, (tests, _) in _proved(bug) for test in tests}
             passes = {test: None for _, (_, test) in _proved(bug)}
@@ -71,7 +71,8 @@ class Wall:
                 "".join(map(_said, passes)),
             )
             rows.append("<tr style='background:transparent'>" + "".join(f"<td {cell}>{text}</td>" for text in cells) + "</tr>")
-        return f"<table style='border-collapse:collapse;max-width:76em;font-size:88%;line-height:1.4'>{''.join(rows)}</table>"
+        dress = "border-collapse:collapse;width:100%;max-width:84em;font-size:88%;line-height:1.4"
+        return f"<table style='{dress}'>{''.join(rows)}</table>"
 
 
 def wall() -> Wall:
