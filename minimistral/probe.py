@@ -4,6 +4,9 @@ A *way* is any callable way(model, tokens) -> logits (1, T, V) that runs the mod
 patch the library while it runs, or bring a cache of its own. Nothing that a cache says of itself is believed: each key that
 attention is given is recognised by its content, as the key that way a made for some position, or as nobody's.
 
+It keeps every attention weight of both ways, so it is for texts of some hundred tokens. Whatever calculates attention is called
+more often than the way calls it: it is also asked for its weights.
+
 Letters: T positions, S columns of one attention call, H query heads, Hkv key heads, D head size. All is counted from 0.
 """
 
@@ -132,20 +135,22 @@ class _Pass:
         self.parts: dict[tuple, Tensor] = {}  # (layer, what) -> (T, ...), NaN where the way did not pass
         self.looks: dict[int, list] = {n: [] for n in range(model.config.n_layers)}  # every call of attention
         self.start, self.fed, self.caches = 0, Counter(), []
+        self.passed = torch.zeros(model.config.n_layers, self.T, dtype=torch.bool)
         with self._watching(model):
             logits = way(model, tokens)
         expected = (1, self.T, self.config.vocab_size)
         if not isinstance(logits, Tensor) or logits.shape != expected:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"Way {name} returned {got}; expected the logits of every position, {expected}.")
-        for layer in range(self.config.n_layers):
-            if (layer, "into") not in self.parts:
-                raise ValueError(f"Way {name} did not run layer {layer} of this model: a way calls the model that it is given.")
+        if not self.passed.all():
+            layer, position = (~self.passed).nonzero()[0].tolist()
+            raise ValueError(f"Way {name} did not run position {position} through layer {layer} of this model; "
+                             "a way calls the model that it is given, with all tokens.")
         self.logits = self.parts[None, "logits"] = logits[0].float().cpu()
 
     def keep(self, layer, what: str, x: Tensor):
         """x (1, n, ...) or, by heads, (1, heads, n, D): the chunk that runs now, put where it belongs."""
-        x = (x[0].transpose(0, 1) if x.ndim == 4 else x[0]).float().cpu()
+        x = (x[0].transpose(0, 1) if x.ndim == 4 else x[0]).detach().float().cpu()
         whole = self.parts.setdefault((layer, what), torch.full((self.T, *x.shape[1:]), float("nan")))
         whole[self.start : self.start + len(x)] = x
 
@@ -154,6 +159,7 @@ class _Pass:
         values of 1 in one column and 0 elsewhere come back as the weights of that column."""
         def recorded(q, k, v, *args, **kwargs):
             S, D = k.shape[2:]
+
             def ask(values):
                 return attend(q, k, values, *args, **kwargs)[0].float().cpu()
 
@@ -203,6 +209,7 @@ class _Pass:
             if len(x) != 1 or self.start + x.shape[1] > self.T:
                 raise ValueError(f"Way {self.name} ran {x.shape[1]} tokens in {len(x)} rows, from position {self.start} on; "
                                  f"expected one row of {self.T} tokens in all.")
+            self.passed[layer, self.start : self.start + x.shape[1]] = True
             self.keep(layer, "into", x)
 
         def open_up(module, args, kwargs):

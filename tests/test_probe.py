@@ -318,6 +318,17 @@ def test_a_change_in_one_head_and_one_position(model, tokens):
     assert place(found)[:3] == (0, 4, 6) and "the same keys, other weights (the scores differ)" in found.what
 
 
+def test_the_smallest_query_comes_before_the_smallest_head(model, tokens):
+    def spoiled(q, k, v, window):
+        q = q.clone()
+        q[:, 5, 6] *= -1
+        q[:, 0, 9] *= -1
+        return attention.attend(q, k, v, window)
+
+    found = probe.compare(model, tokens, probe.at_once, patched("minimistral.model.attend", spoiled))
+    assert place(found)[:3] == (0, 5, 6) and "the same keys, other weights" in found.what
+
+
 # --- what it shows --------------------------------------------------------------------------------------------------------
 
 
@@ -381,7 +392,8 @@ def test_nothing_stays_patched_after_a_way_that_fails(model, tokens):
         ({"a": "at_once"}, "a is 'at_once'; expected a way"),
         ({"b": lambda model, tokens: None}, "Way b returned NoneType; expected the logits of every position"),
         ({"b": lambda model, tokens: model(tokens)[:, -1:]}, "Way b returned (1, 1, 40)"),
-        ({"b": lambda model, tokens: small_model(W)(tokens)}, "Way b did not run layer 0 of this model"),
+        ({"b": lambda model, tokens: small_model(W)(tokens)}, "Way b did not run position 0 through layer 0 of this model"),
+        ({"b": lambda model, tokens: model(tokens[:, :7]).repeat(1, 2, 1)[:, :13]}, "Way b did not run position 7"),
         ({"b": lambda model, tokens: model(tokens.expand(2, -1))}, "in 2 rows, from position 0 on"),
         ({"b": probe.through(sizes=[3, 3])}, "sizes is [3, 3]: expected whole numbers of at least 1 that add up"),
         ({"labels": ["one"]}, "There are 1 labels for 13 tokens"),

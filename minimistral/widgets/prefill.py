@@ -5,6 +5,7 @@ what is seen but hardly attended (pale yellow). The probe adds a fourth, which n
 """
 
 import os
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,13 +133,13 @@ def _legend(made, ax, used):
 # --- what a chunk size costs ----------------------------------------------------------------------------------------------
 
 
-def peak_bytes(run) -> int:
-    """The most memory that PyTorch had handed out at any moment while run() ran, beyond what it had before."""
+def peak_bytes(run, *arguments) -> int:
+    """The most memory that PyTorch had handed out at any moment while run(*arguments) ran, beyond what it had before."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler keeps its diary to itself
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
+        run(*arguments)
     now = most = 0
     for event in seen.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -169,12 +170,13 @@ def costs(sizes: list[int], seconds: list[float], peaks: list[int], window: int)
 def parting(found) -> Picture:
     """A probe.Parting: the head's weights in both ways and their difference, around the query; and how far it spread."""
     if found.maps is None:
-        made, ax = figure(7.4, 2.6)
+        made, ax = figure(8.2, 3)
         _spread(ax, found)
-        return finish(made, found.text())
+        return finish(_said(made, found, 108), found.text())
     rows, columns = shown(found)
     wide = len(columns) > 30
-    made, axes = figure(8.2, 8.6, nrows=4) if wide else figure(9.6, 5.6, nrows=2, ncols=2)
+    made, axes = figure(8.2, 8.9, nrows=4) if wide else figure(9.6, 6, nrows=2, ncols=2)
+    _said(made, found, 108 if wide else 126)
     a, b, change, spread = axes.ravel()
     for ax, name, weights in ((a, "a", found.maps[0]), (b, "b", found.maps[1])):
         ax.imshow(colours(weights.numpy(), found.window)[np.ix_(rows, columns)], **_place(rows, columns))
@@ -196,6 +198,12 @@ def parting(found) -> Picture:
     made.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     _spread(spread, found)
     return finish(made, found.text())
+
+
+def _said(made, found, width: int):
+    """The sentence above the picture: where a page shows the picture, it does not show the text."""
+    made.suptitle(textwrap.fill(repr(found), width), x=0.01, ha="left", fontsize=9.5)
+    return made
 
 
 def shown(found) -> tuple[np.ndarray, np.ndarray]:
