@@ -81,3 +81,16 @@ def test_the_map_counts_the_hours_and_says_what_is_missing():
         assert ("not written yet" in line) != chapter.written
     unlisted = {p.name for p in course.NOTEBOOKS.glob("*.ipynb")} - {chapter.file for chapter in course.CHAPTERS}
     assert not unlisted
+
+
+def test_library_source_is_folded_and_is_the_library_s():
+    import inspect
+
+    from minimistral import attention, rope
+    from minimistral.widgets.source import source
+
+    shown = source(attention.attend, rope)._repr_mimebundle_()
+    assert shown["text/plain"].startswith(inspect.getsource(attention.attend).rstrip())
+    assert inspect.getsource(rope).rstrip() in shown["text/plain"]
+    assert shown["text/html"].startswith("<details><summary") and " open" not in shown["text/html"].split(">")[0]
+    assert "attend and minimistral.rope, from minimistral/attention.py" in shown["text/html"]
