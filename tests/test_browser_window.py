@@ -27,7 +27,7 @@ pytestmark = [
 SENTENCE = "Ginger always slept in the wooden box. Then Ginger was gone. Lily found it in the"
 ODD = 'Tom said "<b>" & then </script> he `ran`'
 SETUP = "import minimistral as mm\nfrom minimistral.widgets import window as view\n\nmodel, tokenizer = mm.load_tiny()"
-SOURCE = f"view.explore(model, tokenizer, {SENTENCE!r}, window=6, layers=3, head=6)"
+SOURCE = f"view.explore(model, tokenizer, {SENTENCE!r}, window=6, layers=3, layer=3, head=6)"
 #: of each row of the cone, lowest first: how its circles look, by token; of the strip: the squares, and the bars' heights
 DRAWN = """() => {
     const svg = document.querySelector('.mm-window svg'), rows = {};
@@ -51,7 +51,7 @@ WATCH = """() => {
 
 @pytest.fixture(scope="module")
 def seen():
-    return view.explore(*mm.load_tiny(), SENTENCE, window=6, layers=3, head=6)
+    return view.explore(*mm.load_tiny(), SENTENCE, window=6, layers=3, layer=3, head=6)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,9 @@ def notebook(lab):
 def shown(notebook, seen) -> view.Seen:
     """What the widget shows, after checking it circle by circle and bar by bar against what Python computes for it."""
     host = notebook.page.locator(".mm-window").first
-    window, layers, query, head = map(int, host.get_attribute("data-shown").split("/"))
-    state, drawn = replace(seen, window=window, layers=layers, query=query, head=head), notebook.page.evaluate(DRAWN)
+    window, query, layers, layer, head = map(int, host.get_attribute("data-shown").split("/"))
+    state = replace(seen, window=window, query=query, layers=layers, layer=layer, head=head)
+    drawn = notebook.page.evaluate(DRAWN)
     n, weights = len(seen.labels), state.weights()
     assert drawn["said"] == drawn["label"] == state.say()
     looks = ["later" if j > query else "in" if masks.visible(query, j, window) else "out" for j in range(n)]
@@ -93,7 +94,7 @@ def shown(notebook, seen) -> view.Seen:
     cone = [["later" if j > query else "in" if j >= first else "out" for j in range(n)] for first in firsts[:-1]]
     assert drawn["cone"] == [*cone, ["in"]]
     if folder := os.environ.get("SCREENSHOTS"):
-        host.screenshot(path=str(Path(folder) / f"window_{window}_{layers}_{query}_{head}.png"))
+        host.screenshot(path=str(Path(folder) / f"window_{window}_{query}_{layers}_{layer}_{head}.png"))
     return state
 
 
@@ -102,19 +103,24 @@ def test_it_follows_the_keys_and_draws_what_python_computed(notebook, seen):
     notebook.press(".mm-window-window", "ArrowLeft")
     assert shown(notebook, seen).window == 5
     notebook.press(".mm-window-layers", "ArrowRight", 2)
-    assert shown(notebook, seen).layers == 5
+    assert (shown(notebook, seen).layers, shown(notebook, seen).layer) == (5, 3), "the cone's layers leave the bars alone"
+    notebook.press(".mm-window-layer", "ArrowLeft")
+    assert (shown(notebook, seen).layers, shown(notebook, seen).layer) == (5, 2)
     notebook.press(".mm-window-query", "ArrowLeft", 7)
     assert shown(notebook, seen).query == 11
     notebook.press(".mm-window-head", "Home")  # the average of the heads
     assert shown(notebook, seen).head == 0
 
 
-CORNERS = ("Home End Home End", "End Home End Home", "Home Home Home Home", "End End End End", "Home End End Home")
+CORNERS = (
+    "Home Home End End End", "End End Home Home Home", "Home Home Home Home Home", "End End End End End",
+    "Home End End Home Home",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("keys", CORNERS)
 def test_at_the_ends_of_every_slider(notebook, seen, keys):
-    for what, key in zip(("window", "layers", "query", "head"), keys.split(), strict=True):
+    for what, key in zip(("window", "query", "layers", "layer", "head"), keys.split(), strict=True):
         notebook.press(f".mm-window-{what}", key)
     shown(notebook, seen)
 

@@ -27,7 +27,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def seen(tiny):
-    return view.explore(*tiny, SENTENCE, window=6, layers=3, head=6)
+    return view.explore(*tiny, SENTENCE, window=6, layers=3, layer=3, head=6)
 
 
 # --- the widget -----------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def judged_weights(model, tokenizer, text, layer, window):
 def test_the_weights_are_the_models_under_that_window(tiny, seen, layer, window):
     judge = judged_weights(*tiny, SENTENCE, layer, window)
     for query, head in itertools.product((0, 5, 11, 18), (0, 1, 6, 8)):
-        shown = replace(seen, window=window, layers=layer + 1, query=query, head=head).weights()
+        shown = replace(seen, window=window, layer=layer + 1, query=query, head=head).weights()
         expected = judge[:, query].mean(0) if head == 0 else judge[head - 1, query]
         assert sum(shown) == pytest.approx(1)
         assert shown == pytest.approx(expected.tolist(), abs=6e-3)  # the scores are sent in hundredths
@@ -93,23 +93,24 @@ def test_a_model_depends_on_exactly_the_tokens_of_its_cone():
 
 def test_the_widget_in_words(seen):
     assert seen.say() == (
-        "W = 6, layer 3, head 6: “the” (18) sees 6 of 19 tokens; 13 are out of the window, 0 are the future. "
-        "It looks most at “found” (15) 42 %, “it” (16) 25 %, “in” (17) 13 %. "
+        "W = 6: “the” (18) sees 6 of 19 tokens; 13 are out of the window, 0 are the future. "
+        "In layer 3, head 6, it looks most at “found” (15) 42 %, “it” (16) 25 %, “in” (17) 13 %. "
         "Through 3 layers it can hear of 16, from “slept” (3) on."
     )
     lines = replace(seen, query=9, window=3, layers=2).text().splitlines()
     assert [line.split()[2:] for line in lines[1:6]] == [["out", "of", "the", "window", "out", "of", "reach"]] * 5
-    assert lines[6].endswith("out of the window  2 layers below") and lines[11] == "  10     Ginger  the future"
-    assert re.search(r"seen, +\d+ %  +0 layers below$", lines[10]) and len(lines) == 20
+    assert lines[6].endswith("out of the window  through 2 layers") and lines[11] == "  10     Ginger  the future"
+    assert re.search(r"seen, +\d+ %  +itself$", lines[10]) and len(lines) == 20
     assert "“always” (2) sees 3 of 19 tokens; 0 are out of the window, 16 are the future." in replace(seen, query=2).say()
-    average = replace(seen, head=0, layers=1).say()
+    average = replace(seen, head=0, layer=1, layers=1).say()
     assert "layer 1, average of the heads" in average and "Through 1 layer it can" in average
 
 
 def test_what_a_window_of_one_leaves(seen):
     alone = replace(seen, window=1, layers=6)
+    assert alone.which() == "layer 3, head 6", "how many layers the cone has does not change whose weights are shown"
     assert alone.weights()[18] == 1 and alone.cone() == [18] * 7
-    assert "It looks most at “the” (18) 100 %. Through 6 layers it can hear of 1," in alone.say()
+    assert "it looks most at “the” (18) 100 %. Through 6 layers it can hear of 1," in alone.say()
 
 
 def test_the_answers_on_the_page_are_so(seen):
@@ -124,7 +125,7 @@ def test_the_answers_on_the_page_are_so(seen):
 
 def test_the_page_is_self_contained_small_and_always_the_same(tiny, seen):
     page, bundle = seen.page(), seen._repr_mimebundle_()
-    assert page == view.explore(*tiny, SENTENCE, window=6, layers=3, head=6).page() == bundle["text/html"]
+    assert page == view.explore(*tiny, SENTENCE, window=6, layers=3, layer=3, head=6).page() == bundle["text/html"]
     assert page != replace(seen, head=5).page()
     assert sum(len(part) for part in bundle.values()) < 150_000
     code = re.sub(r'base64,[^"]*', "", page)
@@ -147,8 +148,8 @@ def test_no_token_can_break_out_of_the_page(seen):
 def test_the_widget_of_one_token_and_of_too_many(tiny):
     one = replace(view.explore(*tiny, "a"), query=0)
     assert one.weights()[0] == 1 and one.cone() == [0] * 7
-    many = view.explore(*tiny, SENTENCE + " " + SENTENCE, window=1_000, layers=99, head=99)
-    assert len(many.labels) == view.MOST and (many.window, many.layers, many.head) == (view.MOST, 6, 8)
+    many = view.explore(*tiny, SENTENCE + " " + SENTENCE, window=1_000, layers=99, layer=99, head=99)
+    assert len(many.labels) == view.MOST and (many.window, many.layers, many.layer, many.head) == (view.MOST, 6, 6, 8)
     assert many.text().endswith("37 tokens; the last 24 are shown, and the model has read only these.")
     assert many.note in many.page()
 
@@ -161,6 +162,7 @@ def test_the_widget_of_one_token_and_of_too_many(tiny):
         ({"window": None}, "window is None"),
         ({"layers": 7}, "layers is 7; for these 19 tokens expected a whole number from 1 to 6"),
         ({"query": 19}, "query is 19"),
+        ({"layer": 0}, "layer is 0; for these 19 tokens expected a whole number from 1 to 6"),
         ({"query": 2.0}, "query is 2.0"),
         ({"head": True}, "head is True"),
     ],
@@ -204,8 +206,9 @@ def test_every_picture_has_a_text_twin(seen):
         assert isinstance(picture, Picture) and picture.png.startswith(PNG) and len(picture.png) > 2_000
     assert made["mask"].text.splitlines()[:5] == masks.table(5, 3).splitlines()
     assert made["blocks"].text.splitlines() == [
-        "+ . . .", "# + . .", "+ # + .", ". + # +",
-        ". 7 skipped, + 6 partial: the rule is asked for each pair, # 3 full: all pairs, nobody asked",
+        "+ . . .", "# + . .", "+ # + .", "- + # +",
+        ". 6 skipped: the future", "- 1 skipped: out of the window",
+        "+ 6 partial: the rule is asked for each pair", "# 3 full: all pairs, nobody asked",
     ]  # fmt: skip
     assert made["fading"].text.splitlines() == [
         "within   0 places back:  60 % of the whole gradient", "within   1 places back:  80 % of the whole gradient",

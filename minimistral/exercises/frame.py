@@ -253,7 +253,7 @@ def run(function, case, profile=None) -> Outcome:
         done.set()
         sys.setprofile(previous)
     if late.is_set():
-        return Outcome(trouble=f"stopped after {SECONDS} seconds; is there a loop that never ends", stopped=True)
+        return Outcome(trouble=f"stopped after {SECONDS} seconds; a loop that never ends, or far too much work", stopped=True)
     for n, (old, new) in enumerate(zip(before, given, strict=True)):
         if not callable(old) and difference(old, new, 0):
             return Outcome(trouble=f"changes its input {_name(function, n)} in place; work on a copy")
@@ -291,12 +291,12 @@ def _difference(expected, got, tolerance, tell) -> str | None:
     wanted = f"expected {show(expected)}, got {show(got)}" if tell else f"{show(got)} is not it"
     if isinstance(expected, torch.Tensor):
         return _tensor_difference(expected, got, tolerance)
+    if isinstance(expected, bool) and str(getattr(got, "dtype", "")) in ("bool", "torch.bool") and got.ndim == 0:
+        got = bool(got)  # NumPy's and PyTorch's own True and False
     if isinstance(expected, bool) or isinstance(expected, str) or expected is None:
         return None if type(got) is type(expected) and got == expected else wanted
     if isinstance(expected, int | float):
-        if type(got).__module__ == "numpy" and getattr(got, "size", 0) == 1:
-            got = got.item()
-        if isinstance(got, torch.Tensor) and got.numel() == 1:
+        if (type(got).__module__ == "numpy" or isinstance(got, torch.Tensor)) and got.ndim == 0:
             got = got.item()
         if isinstance(got, Fraction | Decimal):
             got = float(got)

@@ -1,7 +1,8 @@
 """Chapter 04: the window widget, and the chapter's other pictures.
 
-The widget shows one query twice. Below: whom it looks at directly, with real attention weights, renormalised for any window.
-Above: the cone, which tokens it can hear of through so many layers. What is true is worked out here in Python (`weights`,
+The widget shows one query twice. Above: the cone, which tokens it can hear of through so many layers. Below: whom it looks
+at directly in one layer, with the real attention weights of that layer, renormalised for any window; the layers under it stay
+as they ran, under the model's own window. What is true is worked out here in Python (`weights`,
 `first_reached`); the script in the page masks the same scores, takes the same softmax, and draws.
 
 Three kinds of nothing are drawn in three ways: the future (grey), what is out of the window (hatched), and what is seen but
@@ -38,7 +39,8 @@ class Seen:
     labels    the n tokens as text
     scores    [layer][head][query] -> scores of the keys 0 ... query, in hundredths; up to a constant in each row, which
               softmax does not see
-    window, layers, query, head: where the sliders stand. The head is counted from 1; 0 is the average of all
+    window, layers, query: where the sliders of the cone stand
+    layer, head: whose weights are shown below, both counted from 1; head 0 is the average of all
     """
 
     labels: tuple[str, ...]
@@ -46,20 +48,22 @@ class Seen:
     window: int
     layers: int
     query: int
+    layer: int = 1
     head: int = 0
     note: str = ""
 
     def __post_init__(self):
         n = len(self.labels)
-        limits = {"window": (1, n), "layers": (1, len(self.scores)), "query": (0, n - 1), "head": (0, len(self.scores[0]))}
+        L, H = len(self.scores), len(self.scores[0])
+        limits = {"window": (1, n), "layers": (1, L), "query": (0, n - 1), "layer": (1, L), "head": (0, H)}
         for name, (least, most) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise ValueError(f"{name} is {value!r}; for these {n} tokens expected a whole number from {least} to {most}.")
 
     def weights(self) -> list[float]:
-        """What the query gives to each of the n tokens, in the topmost layer: masked, then softmax again. They sum to 1."""
-        heads = self.scores[self.layers - 1]
+        """What the query gives to each of the n tokens, in that layer: masked, then softmax again. They sum to 1."""
+        heads = self.scores[self.layer - 1]
         rows = [heads[self.head - 1]] if self.head else heads
         total = [0.0] * len(self.labels)
         for row in rows:
@@ -85,7 +89,7 @@ class Seen:
         return f"“{self.labels[j]}” ({j})"
 
     def which(self) -> str:
-        return f"layer {self.layers}, {f'head {self.head}' if self.head else 'average of the heads'}"
+        return f"layer {self.layer}, {f'head {self.head}' if self.head else 'average of the heads'}"
 
     def say(self) -> str:
         """The state in two sentences: the text twin of the picture."""
@@ -94,8 +98,8 @@ class Seen:
         top = ", ".join(f"{self.name(j)} {percent(w[j])}" for j in order[:3] if round(w[j] * 1e6))
         sees, first = min(q + 1, self.window), self.cone()[-1]
         return (
-            f"W = {self.window}, {self.which()}: {self.name(q)} sees {sees} of {n} tokens; {q + 1 - sees} are out of the window, "
-            f"{n - 1 - q} are the future. It looks most at {top}. "
+            f"W = {self.window}: {self.name(q)} sees {sees} of {n} tokens; {q + 1 - sees} are out of the window, "
+            f"{n - 1 - q} are the future. In {self.which()}, it looks most at {top}. "
             f"Through {self.layers} layer{'s' * (self.layers > 1)} it can hear of {q + 1 - first}, from {self.name(first)} on."
         )
 
@@ -110,13 +114,16 @@ class Seen:
             else:
                 direct = f"seen, {percent(w[j])}"
             steps = next((k for k, first in enumerate(self.cone()) if first <= j <= self.query), None)
-            through = "" if j > self.query else "out of reach" if steps is None else f"{steps} layer{'s' * (steps != 1)} below"
+            if j >= self.query:
+                through = "itself" if j == self.query else ""
+            else:
+                through = "out of reach" if steps is None else f"through {steps} layer{'s' * (steps > 1)}"
             lines.append(f"  {j:2} {label:>10}  {direct:18} {through}".rstrip())
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def page(self) -> str:
         """The picture with its sliders: no network, no libraries. Where scripts are taken away, the still picture remains."""
-        start = {name: getattr(self, name) for name in ("window", "layers", "query", "head")}
+        start = {name: getattr(self, name) for name in ("window", "query", "layers", "layer", "head")}
         data = {"labels": self.labels, "scores": self.scores, "reached": self.reached, "start": start, "note": self.note}
         whole = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
         name = hashlib.sha256(whole.encode()).hexdigest()[:12]
@@ -138,8 +145,10 @@ class Seen:
         return {"text/html": self.page(), "image/png": self._still.png, "text/plain": self.text()}
 
 
-def explore(model, tokenizer, sentence: str, window: int = 0, layers: int = 0, query: int = -1, head: int = 0) -> Seen:
-    """The widget on a sentence of one's own. window 0: all of it; layers 0: all; query -1: the last token. Values are cut to fit.
+def explore(model, tokenizer, sentence: str, window=0, layers=0, query=-1, layer=0, head=0) -> Seen:
+    """The widget on a sentence of one's own. window 0: all of it; layers 0: all; query -1: the last token; layer 0: the topmost.
+
+    Values are cut to fit.
 
     Raises ValueError for an empty sentence. Of a long one the last 24 tokens are kept, and a note says so.
     """
@@ -153,7 +162,7 @@ def explore(model, tokenizer, sentence: str, window: int = 0, layers: int = 0, q
     note = f"{total} tokens; the last {n} are shown, and the model has read only these." if n < total else ""
     return Seen(
         tuple(rec.labels), scores, min(window or n, n), min(layers or L, L), query % n if query < 0 else min(query, n - 1),
-        min(head, H), note,
+        min(layer or L, L), min(head, H), note,
     )  # fmt: skip
 
 
@@ -182,30 +191,31 @@ def tint(weight: float) -> str:
 #: Masks the scores, takes the softmax again, and draws. Colours of the page's own text, so that it is readable in the dark too.
 SCRIPT = """(() => {
 const data = WINDOW_DATA, N = data.labels.length, L = data.scores.length, H = data.scores[0].length;
-const WIDE = 760, LEFT = 84, SLOT = (WIDE - LEFT - 6) / N, STEP = 32, GROUND = 30 + STEP * L, CELLS = GROUND + 190;
+const WIDE = 760, LEFT = 84, SLOT = (WIDE - LEFT - 6) / N, STEP = 32, GROUND = 30 + STEP * L, CELLS = GROUND + 166;
 const X = j => LEFT + (j + 0.5) * SLOT, Y = k => GROUND - STEP * k;
 for (const host of document.querySelectorAll('.mm-window[data-window="WINDOW_NAME"]:not([data-live])')) {
   host.dataset.live = '1';
-  const slider = (name, label, min, max) => `<label>${label}</label>
+  const slider = (name, label, min, max) => `<label class="mm-window-${name}-label">${label}</label>
     <input type="range" class="mm-window-${name}" aria-label="${label}" min="${min}" max="${max}"
     data-lm-suppress-shortcuts="true"><output></output>`;
   host.innerHTML = `<style>.mm-window{max-width:${WIDE}px;font:13px sans-serif}.mm-window-sliders{display:grid;
     grid-template-columns:6em 1fr 8em 6em 1fr 8em;gap:3px 8px;align-items:center}.mm-window label{text-align:right}
+    .mm-window-head-label{grid-column:4}
     .mm-window input{width:100%;margin:0}.mm-window output{font-weight:bold;white-space:nowrap;overflow:hidden}
     .mm-window text{fill:currentColor;text-anchor:middle;font-size:11px}</style><div class="mm-window-sliders">` +
-    slider('window', 'window W', 1, N) + slider('layers', 'layers', 1, L) +
-    slider('query', 'who looks', 0, N - 1) + slider('head', 'head', 0, H) +
-    `</div><svg viewBox="0 0 ${WIDE} ${CELLS + 58}" width="100%" role="img"></svg>
+    slider('window', 'window W', 1, N) + slider('query', 'who looks', 0, N - 1) +
+    slider('layers', 'cone: layers', 1, L) + slider('layer', 'bars: layer', 1, L) + slider('head', 'bars: head', 0, H) +
+    `</div><svg viewBox="0 0 ${WIDE} ${CELLS + 116}" width="100%" role="img"></svg>
     <div class="mm-window-said" aria-live="polite" style="line-height:1.4;min-height:4.2em"></div><div><i></i></div>`;
   const find = name => host.querySelector('.mm-window-' + name), svg = host.querySelector('svg'), said = find('said');
   host.querySelector('i').textContent = data.note;
-  const names = ['window', 'layers', 'query', 'head'], inputs = names.map(find), shown = host.querySelectorAll('output');
+  const names = ['window', 'query', 'layers', 'layer', 'head'], inputs = names.map(find), shown = host.querySelectorAll('output');
   const escaped = text => text.replace(/[&<>"]/g, c => '&#' + c.charCodeAt(0) + ';');
   const percent = share => share < 0.005 ? 'under 1 %' : Math.floor(100 * share + 0.5) + ' %';
   const tint = w => 'rgb(' + [[255, 176], [244, 42], [214, 8]].map(([a, b]) => Math.round(a + (b - a) * Math.sqrt(w))) + ')';
   const name = j => '“' + data.labels[j] + '” (' + j + ')';
   const weights = s => {
-    const heads = data.scores[s.layers - 1], rows = s.head ? [heads[s.head - 1]] : heads, total = Array(N).fill(0);
+    const heads = data.scores[s.layer - 1], rows = s.head ? [heads[s.head - 1]] : heads, total = Array(N).fill(0);
     for (const row of rows) {
       const first = Math.max(0, s.query - s.window + 1), seen = row[s.query].slice(first, s.query + 1).map(x => x / 100);
       const most = Math.max(...seen), powers = seen.map(x => Math.exp(x - most)), whole = powers.reduce((a, b) => a + b, 0);
@@ -235,16 +245,16 @@ for (const host of document.querySelectorAll('.mm-window[data-window="WINDOW_NAM
         if (k && j >= from && j <= q)
           for (let i = Math.max(0, j - s.window + 1); i <= j; i++) {
             if (k < s.layers) lines += `M${X(j)} ${Y(k)}L${X(i)} ${Y(k - 1)}`;
-            else strong += `<path d="M${X(j)} ${Y(k)}L${X(i)} ${Y(k - 1)}" stroke="#e07a1f"
-              stroke-width="${(1 + 7 * w[i]).toFixed(2)}" stroke-opacity="${(0.35 + 0.65 * Math.sqrt(w[i])).toFixed(2)}"/>`;
+            else strong += `<path d="M${X(j)} ${Y(k)}L${X(i)} ${Y(k - 1)}" stroke="#e07a1f" stroke-width="2"/>`;
           }
       }
     }
     for (let j = 0; j < N; j++) {
       const x = X(j) - SLOT * 0.44, wide = SLOT * 0.88;
       const bold = j === q ? 'font-weight="bold"' : j > q || j < first ? 'opacity="0.55"' : '';
-      cells += `<text transform="translate(${X(j) + 4},${GROUND + 14}) rotate(-55)" style="text-anchor:end" ${bold}>` +
-        escaped(data.labels[j].slice(0, 12)) + '</text>';
+      for (const y of [GROUND + 14, CELLS + 32])  /* the names stand under the cone, and again under the bars */
+        cells += `<text transform="translate(${X(j) + 4},${y}) rotate(-55)" style="text-anchor:end" ${bold}>` +
+          escaped(data.labels[j].slice(0, 12)) + '</text>';
       if (j > q) cells += `<rect class="later" x="${x}" y="${CELLS}" width="${wide}" height="20" ${later}/>`;
       else if (out(j)) cells += `<rect class="out" x="${x}" y="${CELLS}" width="${wide}" height="20" ${hatched}/>`;
       else {
@@ -254,26 +264,26 @@ for (const host of document.querySelectorAll('.mm-window[data-window="WINDOW_NAM
           text(X(j), CELLS - high - 4, w[j] < 0.005 ? '' : Math.floor(100 * w[j] + 0.5));
       }
     }
-    const which = 'layer ' + s.layers + ', ' + (s.head ? 'head ' + s.head : 'average of the heads');
-    const key = (x, look, words) => `<rect x="${x}" y="${CELLS + 36}" width="16" height="14" ${look}/>` +
-      text(x + 22, CELLS + 47, words, left);
+    const which = 'layer ' + s.layer + ', ' + (s.head ? 'head ' + s.head : 'average of the heads');
+    const key = (x, look, words) => `<rect x="${x}" y="${CELLS + 98}" width="16" height="14" ${look}/>` +
+      text(x + 22, CELLS + 109, words, left);
     const filled = colour => `fill="${colour}" stroke="#b02a08"`;
     for (let k = s.layers + 1; k <= L; k++) nodes += text(0, Y(k) + 4, 'after layer ' + k, left + ' opacity="0.3"');
     svg.innerHTML = `<defs><pattern id="${pattern}" width="5" height="5" patternUnits="userSpaceOnUse"
       patternTransform="rotate(45)"><rect width="1.8" height="5" fill="#8a97a4"/></pattern></defs>
       <path d="${lines}" stroke="#2a6f97" stroke-opacity="0.4" fill="none"/>${strong}${nodes}${cells}` +
       text(0, 12, 'The cone: what it can hear of', left + ' font-weight="bold"') +
-      text(0, CELLS - 94, 'Seen directly, ' + which + ': % of its attention', left + ' font-weight="bold"') +
+      text(0, CELLS - 84, 'Seen directly, ' + which + ': % of its attention', left + ' font-weight="bold"') +
       key(LEFT, filled(tint(0.5)), 'attended') + key(LEFT + 100, filled(tint(0)), 'seen, hardly attended') +
       key(LEFT + 270, hatched, 'out of the window') + key(LEFT + 420, later, 'the future');
     const order = w.map((_, j) => j).sort((a, b) => Math.round(w[b] * 1e6) - Math.round(w[a] * 1e6) || a - b);
     const top = order.slice(0, 3).filter(j => Math.round(w[j] * 1e6)).map(j => name(j) + ' ' + percent(w[j])).join(', ');
     const sees = Math.min(q + 1, s.window);
-    said.textContent = `W = ${s.window}, ${which}: ${name(q)} sees ${sees} of ${N} tokens; ${q + 1 - sees} are out of the ` +
-      `window, ${N - 1 - q} are the future. It looks most at ${top}. Through ${s.layers} layer${s.layers > 1 ? 's' : ''} ` +
+    said.textContent = `W = ${s.window}: ${name(q)} sees ${sees} of ${N} tokens; ${q + 1 - sees} are out of the window, ` +
+      `${N - 1 - q} are the future. In ${which}, it looks most at ${top}. Through ${s.layers} layer${s.layers > 1 ? 's' : ''} ` +
       `it can hear of ${q + 1 - first}, from ${name(first)} on.`;
     svg.setAttribute('aria-label', said.textContent);
-    [s.window + ' of ' + N, s.layers, data.labels[q] + ' (' + q + ')', s.head || 'average'].forEach((words, n) => {
+    [s.window + ' of ' + N, data.labels[q] + ' (' + q + ')', s.layers, s.layer, s.head || 'average'].forEach((words, n) => {
       shown[n].textContent = words; });
     host.dataset.shown = names.map(what => s[what]).join('/');
   };
@@ -302,7 +312,7 @@ def draw(seen: Seen) -> Picture:
                 top.plot(j, k, "o", color=BLUE, **style)
                 for i in range(max(0, j - seen.window + 1), j + 1 if k else 0):
                     if k == seen.layers:
-                        top.plot([j, i], [k, k - 1], color=ORANGE, lw=0.8 + 5 * w[i], alpha=0.35 + 0.65 * math.sqrt(w[i]))
+                        top.plot([j, i], [k, k - 1], color=ORANGE, lw=1.6)
                     else:
                         top.plot([j, i], [k, k - 1], color=BLUE, lw=0.6, alpha=0.3)
     top.set_yticks(range(seen.layers + 1), ["the tokens", *(f"after layer {k}" for k in range(1, seen.layers + 1))])
@@ -361,24 +371,38 @@ def mask(T: int, window: int | None) -> Picture:
 
 def blocks(block_mask) -> Picture:
     """A FlexAttention BlockMask: the blocks that are skipped, calculated with the rule, calculated without asking."""
-    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch, Rectangle
 
-    grid = block_kinds(block_mask)
-    made, ax = figure(5.6, 3.2)
-    ax.imshow(grid, cmap=ListedColormap(["#eef0f2", "#f2b279", ORANGE]), vmin=0, vmax=2)
-    ax.set(xlabel="block of keys", ylabel="block of queries")
-    ax.set_xticks([x - 0.5 for x in range(1, len(grid))], minor=True)
-    ax.set_yticks([y - 0.5 for y in range(1, len(grid))], minor=True)
-    ax.grid(which="minor", color="white", lw=1.5)
-    ax.tick_params(which="both", length=0)
-    names = ("skipped", "partial: the rule is asked for each pair", "full: all pairs, nobody asked")
-    counts = [sum(row.count(kind) for row in grid) for kind in range(3)]
-    for colour, name, count in zip(("#dfe2e6", "#f2b279", ORANGE), names, counts, strict=True):
-        ax.plot([], [], "s", color=colour, ms=10, label=f"{count} {name.split(':')[0]}")
-    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    lines = ["".join(" .+#"[kind + 1] + " " for kind in row).rstrip() for row in grid]
-    legend = ", ".join(f"{mark} {count} {name}" for mark, name, count in zip(".+#", names, counts, strict=True))
-    return finish(made, "\n".join([*lines, legend]))
+    grid = [  # the skipped ones told apart, as in the picture of the mask
+        ["+#"[kind - 1] if kind else ".-"[column < row] for column, kind in enumerate(kinds)]
+        for row, kinds in enumerate(block_kinds(block_mask))
+    ]
+    n = len(grid)
+    looks = {
+        ".": {"facecolor": FUTURE}, "-": {"facecolor": "white", "edgecolor": HATCH, "hatch": "//////", "linewidth": 0.5},
+        "+": {"facecolor": "#f2b279"}, "#": {"facecolor": ORANGE},
+    }  # fmt: skip
+    names = {
+        ".": "skipped: the future", "-": "skipped: out of the window", "+": "partial: the rule is asked for each pair",
+        "#": "full: all pairs, nobody asked",
+    }  # fmt: skip
+    counts = {mark: sum(row.count(mark) for row in grid) for mark in names}
+    made, ax = figure(6.4, 3.2)
+    for row, marks in enumerate(grid):
+        for column, mark in enumerate(marks):
+            ax.add_patch(Rectangle((column + 0.05, row + 0.05), 0.9, 0.9, **looks[mark]))
+    ticks = range(0, n, 4)
+    ax.set(xlim=(-0.1, n + 0.1), ylim=(n + 0.1, -0.1), aspect="equal", xlabel="block of keys", ylabel="block of queries")
+    ax.set_xticks([t + 0.5 for t in ticks], ticks)
+    ax.set_yticks([t + 0.5 for t in ticks], ticks)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    short = {".": names["."], "-": names["-"], "+": "partial", "#": "full"}
+    handles = [Patch(**looks[mark], label=f"{counts[mark]} {short[mark]}") for mark in names]
+    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handleheight=1.2, handlelength=1.2)
+    lines = [" ".join(row) for row in grid]
+    return finish(made, "\n".join([*lines, *(f"{mark} {counts[mark]} {name}" for mark, name in names.items())]))
 
 
 def block_kinds(block_mask) -> list[list[int]]:
@@ -406,14 +430,17 @@ def fading(influence, window: int, n_layers: int, marks: tuple[int, ...] = ()) -
     top = max(values)
     for at, what, colour in ((window - 1, f"W - 1 = {window - 1}", ORANGE), (reach, f"L(W - 1) = {reach}", GREEN)):
         ax.axvline(at, color=colour, ls="--", lw=1.2)
-        ax.text(at, top * 8, what, color=colour, ha="center", fontsize=9)
+        side = -1 if at > len(values) / 2 else 1  # beside its line, on the side where there is room
+        ax.annotate(what, (at, top * 8), (5 * side, 0), textcoords="offset points", color=colour, fontsize=9,
+                    ha="right" if side < 0 else "left")  # fmt: skip
     zero = len(values) - 1 - last
     if zero > 0:
         ax.axvspan(last + 1, len(values), color="#eef0f2")
         ax.text((last + len(values)) / 2, math.sqrt(top * min(x for x in values if x)), "exactly 0", rotation=90, ha="center",
                 va="center", color="#5d666e", fontsize=9)  # fmt: skip
     ax.set(xlabel="how many places back", ylabel="gradient", xlim=(-3, len(values)), ylim=(None, top * 60))
-    ax.yaxis.set_major_formatter("{x:g}")
+    small = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    ax.yaxis.set_major_formatter(lambda y, _: "10" + f"{math.log10(y):.0f}".translate(small))
     lines = [f"within {d:3} places back: {100 * share[d]:3.0f} % of the whole gradient" for d in marks]
     lines += [f"farthest place with any gradient: {last}", f"places behind it, all exactly 0: {zero}"]
     return finish(made, "\n".join(lines))
@@ -431,7 +458,7 @@ def two_losses(right, wrong, window: int, stop: int, width: int = 32) -> Picture
     ax.axvline(window, color=GREY, ls="--", lw=1.2)
     ax.text(window + 4, ax.get_ylim()[1] * 0.92, f"W = {window}", color="#5d666e", fontsize=9)
     ax.set(xlabel="position in the text", ylabel="loss", xlim=(0, stop * 1.22), ylim=(0, None))
-    ax.set_xticks(range(0, stop, 2 * window))
+    ax.set_xticks(range(0, stop + 2, window))
     edges = (0, window, 2 * window, 4 * window, stop)
     for start, end in zip(edges, edges[1:], strict=False):
         if end > start:
@@ -442,13 +469,13 @@ def two_losses(right, wrong, window: int, stop: int, width: int = 32) -> Picture
 
 def price(pairs: dict[str, int], seconds: dict[str, float]) -> Picture:
     """What had to be calculated, and how long it took, side by side."""
-    made, axes = figure(7.4, 1.9, ncols=2, sharey=True)
+    made, axes = figure(7.4, 0.7 + 0.6 * len(pairs), ncols=2, sharey=True)
     names = list(pairs)
     for ax, values, form, title in (
         (axes[0], [pairs[name] / 1e6 for name in names], "{:.2f}", "pairs that are seen, millions"),
         (axes[1], [1000 * seconds[name] for name in names], "{:.0f}", "milliseconds"),
     ):
-        bars = ax.barh(range(len(names)), values, color=[BLUE, ORANGE][: len(names)], height=0.6)
+        bars = ax.barh(range(len(names)), values, color=[BLUE, *[ORANGE] * (len(names) - 1)], height=0.6)
         ax.bar_label(bars, [form.format(value) for value in values], padding=4)
         ax.set(xlim=(0, max(values) * 1.25), xticks=[])
         ax.set_title(title, loc="left")
