@@ -12,7 +12,7 @@ import torch
 from helpers import compositions, fed_in_chunks, largest_difference, random_ids, small_model
 
 import minimistral as mm
-from minimistral import course, lattice, museum
+from minimistral import course, lattice, museum, probe
 from minimistral.exercises import museum as ex
 from minimistral.museum import exam
 from minimistral.museum.plants import PLANTS
@@ -104,6 +104,49 @@ def test_a_plant_reaches_a_cache_that_was_there_before_and_the_first_form_is_the
     assert largest_difference(planted, model(tokens)) > 1e-2
 
 
+class RollsEarly(mm.RollingBuffer):
+    """Bug 5 as it was shipped, token by token: a list that moves up from position W - 1 on, and shows all its places."""
+
+    def begin(self, T, lengths):
+        step = super().begin(T, lengths)
+        self.at = self.position.item()
+        step.slots = torch.tensor([min(self.at, self.size - 1)])
+        step.mask = torch.ones_like(step.mask)
+        return step
+
+    def exchange(self, layer, k, v, step):
+        if self.at >= self.size - 1:
+            for buffer in (self.keys, self.values):
+                buffer[layer] = torch.nn.functional.pad(buffer[layer, :, :, 1:], (0, 0, 0, 1))
+        return super().exchange(layer, k, v, step)
+
+
+@pytest.mark.parametrize("W", [1, 2, 3, 5, 8])
+def test_5_is_the_list_that_moves_up_too_early(W):
+    model, tokens = small_model(W), random_ids(1, 4 * W)
+    right = model(tokens)
+    with museum.planted(5):
+        planted = fed_in_chunks(model, tokens, [1] * 4 * W, mm.RollingBuffer(model.config))
+    assert largest_difference(planted, fed_in_chunks(model, tokens, [1] * 4 * W, RollsEarly(model.config))) < 1e-5
+    apart = ((planted - right).abs().amax(-1)[0] > 1e-4).nonzero().flatten().tolist()
+    reach = (W - 1) * model.config.n_layers  # W - 1 queries with a hole, and what later layers read of them
+    assert not apart if W == 1 else set(range(W - 1, 2 * W - 2)) <= set(apart) <= set(range(W - 1, W - 1 + reach))
+
+
+def test_5_does_nothing_behind_a_prompt_that_fills_the_ring_at_once_and_its_rows_are_apart():
+    model, tokens = small_model(4), random_ids(2, 14)
+    with museum.planted(5):
+        filled_at_once = fed_in_chunks(model, tokens, [5, *[1] * 9], mm.RollingBuffer(model.config, 2))
+        assert largest_difference(filled_at_once, model(tokens)) < 1e-4
+        for row in (0, 1):  # the other one sits the first three tokens out
+            cache, lengths = mm.RollingBuffer(model.config, 2), torch.tensor([1, 1])
+            late = lengths.clone()
+            late[1 - row] = 0
+            got = [model(tokens[:, [t]], cache=cache, lengths=late if t < 3 else lengths)[row] for t in range(14)]
+            alone = fed_in_chunks(model, tokens[[row]], [1] * 14, mm.RollingBuffer(model.config))[0]
+            assert largest_difference(torch.cat(got), alone) < 1e-4
+
+
 def test_6_changes_exactly_one_logit_row_of_w_plus_1():
     model, tokens = small_model(5), random_ids(1, 6)
     right = model(tokens)
@@ -165,9 +208,21 @@ def test_the_wall_shows_every_bug_and_every_form():
     wall = museum.wall()
     for bug in museum.BUGS.values():
         assert bug.title in repr(wall) and bug.noticed in wall._repr_mimebundle_()["text/html"]
-    for catch, passes in PROOF.values():
-        for test in (*catch, passes):
-            assert test.split("::")[1].split("[")[0] in repr(wall)
+    page = wall._repr_mimebundle_()["text/html"]
+    for catch, _ in PROOF.values():
+        for test in catch:
+            assert test.split("::test_")[1].split("[")[0].replace("_", " ") in page
+    assert "[" not in page and page.count("<details>") == page.count("</details>") == len(museum.BUGS)
+    assert repr(wall).splitlines()[10].startswith("11  Minus zero") and repr(wall).splitlines()[10].endswith("1 named test.")
+
+
+@each_form
+def test_a_mistake_can_be_shown_without_the_words_that_name_it(number, form):
+    whole, bare = museum.source(number, form), museum.source(number, form, told=False)
+    name, said = PLANTS[number][form].__name__, inspect.getdoc(PLANTS[number][form])
+    assert name in whole and said.split()[0] in whole
+    assert name not in bare and said[:20] not in bare and bare.startswith("def plant():\n")
+    assert bare.splitlines()[1:] == whole.splitlines()[-len(bare.splitlines()) + 1 :]
 
 
 def test_exhibits_that_do_not_exist_are_refused_by_name():
@@ -238,6 +293,14 @@ def test_the_lattice_finds_three_of_the_four_and_accuses_nobody():
     assert {letter for letter, word in ex.verdicts.answer().items() if word == "broken"} == red | {"F"} == set(ex.FEWEST)
 
 
+@pytest.mark.parametrize("letter", exam.CACHES)
+def test_the_probe_looks_into_each_of_them(letter):
+    model = exam.random_model(window=4, layers=2)
+    for sizes in ([7, 1, 3, 2], [1] * 13):
+        found = probe.compare(model, random_ids(1, 13) % 32, probe.at_once, probe.through(exam.CACHES[letter], sizes))
+        assert bool(found) == ((letter, len(sizes)) in {("A", 4), ("C", 13)}), repr(found)
+
+
 def test_the_mended_ones_are_right():
     kinds = exam.mended(ex.append.answer, ex.keepers.answer)
     assert {letter for letter in kinds if kinds[letter] is not exam.CACHES[letter]} == {"C", "E"}
@@ -270,6 +333,8 @@ def sitting():
     def rise():
         for exercise in (ex.verdicts, ex.located, ex.append, ex.keepers):
             exercise.check(None)
+            exercise.solved, exercise.best = False, None
+        ex.verdicts.checks = 0
 
     rise()
     yield ex
@@ -288,9 +353,10 @@ def test_the_curtain_opens_with_the_right_verdicts_and_the_score_follows(sitting
         assert "your verdicts are right" in said(curtain)
         assert not re.search(r"\bdef |37574", said(curtain))
         assert re.search(r"\bdef |37574", said(lambda curtain=curtain: curtain(now=True)))
-    assert "judged:   5 of 6" in said(ex.score)
+    assert "judged:   5 of 6, in 1 check\n" in said(ex.score)
+    ex.verdicts.check({"A": "broken"})  # not six words: no attempt
     ex.verdicts.check(ex.verdicts.answer())
-    assert "def append(" in said(ex.patients) and "def keepers(" in said(ex.patients)
+    assert "def append(" in said(ex.patients) and "def keepers(" not in said(ex.patients)
     assert [line[:2] for line in said(ex.labels).splitlines()] == [f"{letter} " for letter in exam.CACHES]
     assert all(("healthy" in line) == (line[0] in RIGHT) for line in said(ex.labels).splitlines())
     ex.located.check({"C": dict(window=2, chunks=[1, 1]), "F": dict(window=2, chunks=[2], again=True)})
@@ -300,6 +366,25 @@ def test_the_curtain_opens_with_the_right_verdicts_and_the_score_follows(sitting
     assert said(ex.score).endswith("4 with as few tokens as can be, and none is missing\nrepaired: 1 of 2\n")
     assert "right in 60 of 60" in said(lambda: ex.retry(ex.append.answer, ex.keepers.answer))
     assert "right in 60 of 60" not in said(lambda: ex.retry(exam.C.append, ex.keepers.answer))
+    before = said(ex.score)
+    for wrong in (None, dict.fromkeys(exam.CACHES, "healthy")):  # nothing is taken away
+        ex.verdicts.check(wrong)
+        ex.located.check(wrong and {"C": dict(window=3, chunks=[1, 1, 1])})
+        ex.append.check(wrong and exam.C.append)
+    assert said(ex.score) == before and before.startswith("judged:   6 of 6, in 2 checks\n")
+    assert "def append(" in said(ex.patients) and "37574" in said(ex.labels)
+
+
+def test_the_best_attempt_counts(sitting, capsys):
+    healthy = dict.fromkeys(exam.CACHES, "healthy")
+    for wrong in (healthy | {"A": "broken"}, healthy, healthy | {"B": "broken"}):
+        ex.verdicts.check(wrong)
+    ex.located.check({"C": dict(window=2, chunks=[1, 1])})
+    ex.located.check({"C": dict(window=3, chunks=[1, 1, 1])})
+    capsys.readouterr()
+    ex.score()
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["judged:   3 of 6, in 3 checks", "located:  1 with as few tokens as can be", "repaired: 0 of 2"]
 
 
 def test_the_exam_does_not_give_itself_away():

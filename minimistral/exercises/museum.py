@@ -1,6 +1,7 @@
 """Chapter 13: where a bug begins, the exam with its six caches (judge, locate), and two of them mended."""
 
 import inspect
+import textwrap
 
 import torch
 
@@ -65,10 +66,25 @@ BLIND = {
 }  # fmt: skip
 
 
-class Verdicts(Exercise):
-    """Six verdicts at once: it says how many are right, and not which."""
+class Sat(Exercise):
+    """An exercise of the exam, which remembers its best attempt: a later wrong one takes nothing away."""
 
-    count: int | None = None  # of the last check
+    solved = False  # in any check
+    best: int | None = None  # how many were right at best
+    count: int | None = None  # and in the last check
+
+    def _judge(self, yours) -> str:
+        said = super()._judge(yours)
+        self.solved |= self._passed
+        if self.count is not None:
+            self.best = max(self.best or 0, self.count)
+        return said
+
+
+class Verdicts(Sat):
+    """Six verdicts at once: it says how many are right, and not which. Checks are counted until all are."""
+
+    checks = 0
 
     def _judge_value(self, yours) -> str:
         self.count, self._attempted = None, yours is not None and yours is not ...
@@ -78,6 +94,7 @@ class Verdicts(Exercise):
             self._advice = "a dict with the keys 'A' to 'F', and for each the word 'healthy' or 'broken'."
             return f"✗ {self.name}: expected {self._advice}"
         truth = self.answer()
+        self.checks += not self.solved
         self.count = sum(yours[letter] == truth[letter] for letter in truth)
         self._passed = self.count == len(truth)
         return f"{'✓' if self._passed else '✗'} {self.name}: {self.count} of {len(truth)} are right."
@@ -170,10 +187,8 @@ MISSING = "Your cases part, and none can be smaller. But a broken cache is not a
 NO_CASES = "give for each letter the arguments of its trial, as in {'A': dict(window=4, chunks=[5, 1])}."
 
 
-class Located(Exercise):
+class Located(Sat):
     """For each broken cache a trial in which it parts, with as few tokens as can be. How many, and not which, is said."""
-
-    count: int | None = None  # of the last check: cases that part and cannot be smaller
 
     def _judge_value(self, yours) -> str:
         self.count, self._attempted = None, yours is not None and yours is not ...
@@ -192,7 +207,7 @@ class Located(Exercise):
                 return f"✗ {self.name}: {self._advice}"
         part = {letter for letter, trial in trials.items() if not trial}
         least = {letter for letter in part if trials[letter].tokens <= FEWEST[letter]}
-        self.count = len(least)
+        self.count = len(least)  # cases that part and cannot be smaller
         if part != set(yours):
             self._advice = ALL_RIGHT
         elif least != part:
@@ -216,7 +231,8 @@ located = Located(
     hints=[
         "Begin with any trial that parts. The trial says at which position: what comes after it is not needed.",
         "Then make it smaller: a window of 2 or 1, and one token less somewhere, until it is right again. One step back is your case.",
-        "The fewest tokens are 1 or 2 for some, and 5 for others.",
+        "When every way to take a token out of it makes it right, cut the same tokens in other ways, or spread them over two rows, "
+        "and try again.",
     ],
 )
 
@@ -290,7 +306,7 @@ def _lists():
     return cases
 
 
-append = Exercise(
+append = Sat(
     "append",
     cases=_lists,
     hints=[
@@ -398,7 +414,7 @@ def _padded():
     return [(T, torch.tensor(lengths), size) for T, lengths, size in sizes]
 
 
-keepers = Exercise(
+keepers = Sat(
     "keepers",
     cases=_padded,
     hints=[
@@ -487,7 +503,7 @@ LABELS = {
     "A": "puts the mask's columns in order of age as well, in place: the first layer does it, and so does the second, to the same "
          "mask. Right for single tokens, until the ring is full, and whenever the position is a multiple of W.",
     "B": "healthy: a list whose last place is the newest token.",
-    "C": "moves up one step too early, when the list is just full: the oldest key goes too soon, and an empty place takes part. "
+    "C": "moves up one step too early, before the list is full: the oldest key goes too soon, and an empty place takes part. "
          "transformers #37574, exhibit 5.",
     "D": "healthy: a ring with three seats to spare; the mask knows the window.",
     "E": "stores the last columns of a chunk, not the last real tokens of a row: in a chunk longer than the ring a short row loses its own.",
@@ -496,16 +512,16 @@ LABELS = {
 
 
 def patients(now: bool = False):
-    """The two functions to be mended, once your verdicts are right; at once with now=True."""
-    if not (now or verdicts._passed):
+    """The function to be mended that is shown, once your verdicts are right; at once with now=True."""
+    if not (now or verdicts.solved):
         print("Judge first: this opens when your verdicts are right. To see it anyway: patients(now=True).")
         return
-    print(inspect.getsource(exam.C.append) + "\n" + inspect.getsource(exam.E.keepers))
+    print(textwrap.dedent(inspect.getsource(exam.C.append)))
 
 
 def labels(now: bool = False):
     """What the six were, once your verdicts are right; at once with now=True."""
-    if not (now or verdicts._passed):
+    if not (now or verdicts.solved):
         print("The labels hang behind a curtain until your verdicts are right. To see them anyway: labels(now=True).")
         return
     print("\n".join(f"{letter} {text}" for letter, text in LABELS.items()))
@@ -521,10 +537,10 @@ def retry(append, keepers):
 
 
 def score():
-    """What you have done so far."""
-    def of(count, rest):
-        return "not yet" if count is None else f"{count} {rest}"
-
-    print(f"judged:   {of(verdicts.count, 'of 6')}")
-    print(f"located:  {of(located.count, 'with as few tokens as can be' + ', and none is missing' * located._passed)}")
-    print(f"repaired: {append._passed + keepers._passed} of 2")
+    """What you have done so far; of several attempts, the best."""
+    judged, located_ = "not yet", "not yet"
+    if verdicts.best is not None:
+        judged = f"{verdicts.best} of 6, in {verdicts.checks} check" + "s" * (verdicts.checks > 1)
+    if located.best is not None:
+        located_ = f"{located.best} with as few tokens as can be" + ", and none is missing" * located.solved
+    print(f"judged:   {judged}\nlocated:  {located_}\nrepaired: {append.solved + keepers.solved} of 2")

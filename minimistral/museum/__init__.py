@@ -1,8 +1,8 @@
 """The museum: bugs that real code shipped, small enough to read, each plantable where ours is right.
 
     museum.BUGS[8]                       what it was, in whose code, what one notices
-    museum.card(8), museum.wall()        the same as an exhibit's label; all of them in a table, with the tests that catch them
-    print(museum.source(8))              the mistake itself, some lines long
+    museum.card(8), museum.wall()        the same as an exhibit's label; all of them in a table, with tests that catch them
+    print(museum.source(8))              the mistake itself, some lines long; told=False: without the words that name it
     with museum.planted(8): ...          our own library, with that mistake, until the block ends
     with museum.planted(12, "closure"):  of several forms of it, this one (museum.BUGS[12].plants names them)
     museum.way(8, probe.at_once)         the same as a way for the probe

@@ -1,6 +1,7 @@
 """The eighteen bugs: whose they were, what one notices, and how to plant them here. The mistakes themselves: plants.py."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -76,8 +77,8 @@ BUGS = {
             "Nothing for a long while; then gibberish, as soon as the cache has been full for a few tokens.",
             "Beyond its last slot the cache neither goes round nor refuses: tokens are stored where they do not belong."),
         Bug(5, "One step too early", ("transformers #37574",), 5,
-            "Nothing: one query is answered with a key missing, when the text is exactly as long as the window.",
-            "The cache makes room when it has just become full, not when the next token needs the place."),
+            "Nothing. From position W - 1 on, W - 1 queries miss a key and see a hole; then the cache is whole again.",
+            "The cache makes room one step before it has to: the oldest key goes, and an empty place counts as a key."),
         Bug(6, "The kernel that counts from one less", ("transformers #39408", "transformers #29220"), 4,
             "Nothing: of 4,097 tokens exactly one logit row differs.",
             "The kernel is told how far back to look, the token itself not counted; W was passed, and W - 1 was meant."),
@@ -145,9 +146,10 @@ def planted(number: int, name: str | None = None):
         yield
 
 
-def source(number: int, name: str | None = None) -> str:
-    """The planted mistake as source, without the line that registers it."""
-    return textwrap.dedent(inspect.getsource(_plant(number, name))).split("\n", 1)[1].strip()
+def source(number: int, name: str | None = None, told: bool = True) -> str:
+    """The planted mistake as source, without the line that registers it; told=False: without its name and docstring too."""
+    text = textwrap.dedent(inspect.getsource(_plant(number, name))).split("\n", 1)[1].strip()
+    return text if told else re.sub(r'^def \w+(.*?)\n    """.*?"""', r"def plant\1", text, count=1, flags=re.DOTALL)
 
 
 def way(number: int, right: Callable, name: str | None = None) -> Callable:

@@ -116,16 +116,20 @@ def clamps_past_the_bound():
 
 @plant(5)
 def makes_room_too_early():
-    """When the length reaches W exactly there is still a seat for everybody, and the oldest key is thrown out already."""
-    right = RollingBuffer.begin
+    """The oldest key is thrown out although one place is still empty, and again at each of the next W - 2 steps: meanwhile a hole
+    of zeros counts as a key. (There the list moves up, and the hole with it. Here nobody moves: the oldest becomes the hole.)"""
+    right = RollingBuffer.exchange
 
-    def begin(self, T, lengths):
-        step, W = right(self, T, lengths), self.config.sliding_window
-        if T == 1 and W:
-            step.mask[..., 0] &= (self.position + 1 != W)[:, None, None]
-        return step
+    def exchange(self, layer, k, v, step):
+        if step.write_first and self.window:
+            rows, at = step.rows, self.position[step.rows]
+            empty = ~self.keys[layer][rows, :, at % self.size].flatten(1).any(dim=1)  # the place that this token takes
+            early = empty & (at >= self.size - 1) & (at < 2 * self.size - 2)  # right: at >= self.size, and no place is empty
+            for buffer in (self.keys, self.values):
+                buffer[layer][rows[early], :, (at[early] + 1) % self.size] = 0
+        return right(self, layer, k, v, step)
 
-    return patch.object(RollingBuffer, "begin", begin)
+    return patch.object(RollingBuffer, "exchange", exchange)
 
 
 @plant(6)
