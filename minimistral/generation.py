@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from minimistral.cache import RollingBuffer
 from minimistral.model import Mistral
@@ -51,8 +52,12 @@ def stream(model: Mistral, tokenizer, prompt: str, max_new_tokens: int = 200, **
     """Continue a text, yielding new text as it comes. Takes generate()'s options.
 
     A piece is held back while its bytes end in the middle of a character, so that the joined pieces are exactly the
-    decoded whole.
+    decoded whole. Raises ValueError as generate() does, and for a tokenizer that is another model's.
     """
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids and the model {model.config.vocab_size}: they do not belong together."
+        )
     options.setdefault("eos_id", tokenizer.eos_id)
     start = tokenizer.encode(prompt, bos=True)
     new = (ids[0] for ids, _ in decode(model, [start], max_new_tokens, **options))
@@ -116,6 +121,7 @@ def prefill(model: Mistral, prompts: list[list[int]], cache: RollingBuffer, chun
 def choose(logits: Tensor, temperature=0.0, top_k=None, top_p=None, min_p=None, generator=None) -> Tensor:
     """One id for each row of logits (B, V): the likeliest at temperature 0, else drawn from what the cuts leave."""
     if temperature == 0:
+        check_logits(logits)
         return logits.argmax(-1)
     p = probabilities(logits, temperature, top_k, top_p, min_p)
     return torch.multinomial(p, 1, generator=generator)[:, 0]
@@ -124,11 +130,17 @@ def choose(logits: Tensor, temperature=0.0, top_k=None, top_p=None, min_p=None, 
 def probabilities(logits: Tensor, temperature=1.0, top_k=None, top_p=None, min_p=None) -> Tensor:
     """What is drawn from: logits (B, V) -> probabilities (B, V), zero where cut, rescaled to sum to 1. In this order:
 
-    temperature  divides the logits: below 1 sharper, above 1 flatter
+    temperature  divides the logits: below 1 sharper, above 1 flatter; 0 leaves the likeliest alone
     top_k        keep the k likeliest ids
     top_p        keep the fewest likeliest ids that together hold at least p
     min_p        keep ids at least min_p times as likely as the likeliest
+
+    Raises ValueError for settings out of their range and for logits that nothing can be drawn from.
     """
+    check_sampling(temperature, top_k, top_p, min_p, logits.shape[-1])
+    check_logits(logits)
+    if temperature == 0:
+        return one_hot(logits.argmax(-1), logits.shape[-1]).float()
     logits = logits.float()
     p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # off first: 10 / 1e-39 is inf
     if top_k is not None or top_p is not None:
@@ -162,6 +174,14 @@ def check_prompts(prompts, vocab_size: int):
                 raise ValueError(f"prompt {n} holds {token!r}: ids are whole numbers.")
             if not 0 <= token < vocab_size:
                 raise ValueError(f"prompt {n} holds the id {token}; this model's ids are 0 to {vocab_size - 1}.")
+
+
+def check_logits(logits: Tensor):
+    """Raise ValueError for the first row with NaN or +inf in it, or with -inf alone."""
+    broken = (~logits.amax(-1).isfinite()).flatten()
+    if broken.any():
+        row = broken.nonzero()[0].item()
+        raise ValueError(f"row {row} of the logits holds NaN or infinity: no id can be chosen; look for NaN in the weights.")
 
 
 def check_sampling(temperature, top_k, top_p, min_p, vocab_size: int):

@@ -4,7 +4,9 @@ The real tokenizer files come inside the mistral-common package, so nothing has 
 our own, short enough to read; tests hold it against mistral-common's, id for id.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 FILES = {
@@ -65,6 +67,11 @@ class Tokenizer:
         """Text to ids. Text that spells a control token, such as </s>, stays text."""
         if not isinstance(text, str):
             raise TokenizerError(f"encode() was given {type(text).__name__}; expected a string.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"{text[error.start]!r} at place {error.start}"
+            raise TokenizerError(f"the text holds {half}: half of a character, which has no bytes; leave it out.") from None
         return [self.bos_id] * bos + self.sp.encode(text) + [self.eos_id] * eos
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -78,7 +85,7 @@ class Tokenizer:
     def _checked(self, ids) -> list[int]:
         ids = list(ids)
         for token in ids:
-            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self.vocab_size:
                 raise TokenizerError(f"{token!r} is no id; this vocabulary's are whole numbers from 0 to {self.vocab_size - 1}.")
         return ids
 
@@ -89,21 +96,26 @@ class Tokenizer:
         was added is yielded, and only once it is whole.
         """
         ids = list(after)
-        done = self.decode(ids)
+        done = len(self._whole(ids))
         for token in new:
             if token is None or token == self.eos_id:
                 break
             ids.append(token)
-            text = self.decode(ids)
-            if not self._mid_character(token, text):
-                yield text[len(done) :]
-                done = text
-        text = self.decode(ids)
-        if text != done:
-            yield text[len(done) :]
+            text = self._whole(ids)
+            if len(text) > done:
+                yield text[done:]
+                done = len(text)
+        if rest := self.decode(ids)[done:]:
+            yield rest
 
-    def _mid_character(self, token, text):
-        return self.sp.is_byte(token) and text.endswith("\ufffd")
+    def _whole(self, ids: list[int]) -> str:
+        """What is decoded of ids, without a last character whose bytes have not all come yet."""
+        ids = self._checked(ids)
+        last = list(takewhile(self.sp.is_byte, reversed(ids[-3:])))[::-1]  # a character of UTF-8 misses at most its fourth byte
+        utf8 = getincrementaldecoder("utf-8")("replace")
+        utf8.decode(bytes(int(self.sp.id_to_piece(token)[3:5], 16) for token in last))
+        begun, _ = utf8.getstate()
+        return self.decode(ids[: len(ids) - len(begun)])
 
     def encode_chat(self, messages: list[dict]) -> list[int]:
         """A conversation as the Instruct models were trained on it: ids, starting with bos, ready for an answer.
