@@ -38,7 +38,7 @@ CLAIMS = (
     Claim("span-131k", "Stacked windows give it an attention span of 131K tokens.", "paper, section 2", 9, "imprecise",
           "131,040 positions is how far information could travel back, not how far the model was shown to look."),
     Claim("cache-8x", "At 32k tokens the rolling buffer saves 8 times the cache memory.", "paper, section 2", 5, "true",
-          "Exactly: 0.5 GiB instead of 4. That quality does not suffer was said too, without an experiment."),
+          "Exactly: 0.5 GiB instead of 4. The paper also says that quality does not suffer, and shows no experiment."),
     Claim("per-parameter", "It performs 5.4 times better per parameter than Llama 2.", "videos and posts", 12, "wrong",
           "Figure 5 gives sizes of Llama 2 that would score alike; 5.4 is its reasoning panel alone, knowledge is 1.9."),
     Claim("dangerous", "It readily answers dangerous prompts.", "posts; the announcement says it has no moderation", 12,

@@ -15,16 +15,14 @@ import torch
 
 from minimistral.attention import attend
 from minimistral.cache import RollingBuffer
-from minimistral.config import MistralConfig
+from minimistral.counting import VERSIONS
 from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
 
 RULES = {"group": "h // group", "mod": "h mod n_kv_heads"}
 STOPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the slider for query heads
 MOST = 64  # query heads that can still be told apart
 TOKENS = 32_768
-MISTRAL_7B = MistralConfig(
-    dim=4096, n_layers=32, n_heads=32, n_kv_heads=8, head_dim=128, hidden_dim=14336, vocab_size=32_000, sliding_window=4096
-)
+MISTRAL_7B = VERSIONS["v0.1"]
 COLOURS = ("#2a6f97", "#e07a1f", "#3a8f5c", "#a23b72", "#6c757d", "#b08900", "#5e60ce", "#c1554d")
 
 
