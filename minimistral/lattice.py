@@ -102,6 +102,9 @@ def through(cache: Callable = RollingBuffer) -> Callable:
 
     Anything that is called like this can be on trial. What it returns at padding is not looked at. "none" recomputes.
     """
+    if not callable(cache):
+        raise ValueError(f"cache is {cache!r}: expected the class itself, such as RollingBuffer or exam.A, not its name.")
+
     @torch.inference_mode()
     def subject(model: Mistral, kind: str, chunks: list[Chunk]) -> list[Tensor]:
         if kind == "none":
@@ -139,6 +142,7 @@ class Result:
     cells: list[Cell]
     differences: list[float]  # the largest of each cell's logits from the judge's; inf where they are no numbers, or an error
     tolerance: float
+    error: str = ""  # what the subject raised in the first red cell, if it did
 
     @property
     def red(self) -> list[tuple[Cell, float]]:
@@ -147,7 +151,10 @@ class Result:
 
     def __repr__(self):
         said = f"{len(self.cells):,} cells, {len(self.red):,} differ"
-        first = "".join(f"\n  {cell}: by {difference:.2g}" for cell, difference in self.red[:3])
+        whats = [f"by {difference:.2g}" for _, difference in self.red[:3]]
+        if self.error:
+            whats[0] = f"it raises {self.error}"
+        first = "".join(f"\n  {cell}: {what}" for (cell, _), what in zip(self.red[:3], whats, strict=True))
         return f"{said}: first {first.strip()}" if first else f"{said}."
 
     def counts(self) -> dict[tuple, dict[tuple, tuple[int, int]]]:
@@ -184,7 +191,7 @@ class Result:
 def run(lattice: Iterable[Cell], subject: Callable | None = None, tolerance: float = 1e-4, progress: bool = True) -> Result:
     """Try every cell on a subject (our own cache, unless another is given) and compare with the judge.
 
-    A subject that raises an error differs; the lattice goes on.
+    A subject that raises an error differs; the lattice goes on, and the result says the first error.
     """
     lattice, subject = list(lattice), subject or through()
     if not lattice:
@@ -194,10 +201,13 @@ def run(lattice: Iterable[Cell], subject: Callable | None = None, tolerance: flo
         from tqdm.auto import tqdm
 
         bar = tqdm(lattice, unit="cell", leave=False)
-    return Result(lattice, [_difference(cell, subject) for cell in bar], tolerance)
+    found = [_difference(cell, subject) for cell in bar]
+    first = next((error for difference, error in found if not difference <= tolerance), "")
+    return Result(lattice, [difference for difference, _ in found], tolerance, first)
 
 
-def _difference(cell: Cell, subject: Callable) -> float:
+def _difference(cell: Cell, subject: Callable) -> tuple[float, str]:
+    """The largest difference of any logit; and what the subject raised, or ""."""
     model, texts, judged = _judged(cell.window, cell.heads)
     chunks, wanted = [], []
     start = 0
@@ -218,9 +228,9 @@ def _difference(cell: Cell, subject: Callable) -> float:
             for logits, rows in zip(got, wanted, strict=True)
             for row in range(len(rows))
         ]
-        return torch.cat([x.flatten() for x in apart]).nan_to_num(float("inf")).max().item()
-    except Exception:
-        return float("inf")
+        return torch.cat([x.flatten() for x in apart]).nan_to_num(float("inf")).max().item(), ""
+    except Exception as error:
+        return float("inf"), " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 @lru_cache(maxsize=64)

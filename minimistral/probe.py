@@ -36,7 +36,7 @@ class Parting:
     rows: list[tuple] = field(default_factory=list, repr=False)  # (key, weight in a, weight in b), largest change first
     maps: Tensor | None = field(default=None, repr=False)  # (2, T, T): this head's weights by position, in a and in b
     labels: list[str] | None = field(default=None, repr=False)
-    spread: Tensor | None = field(default=None, repr=False)  # (L, T): the largest difference in the stream behind each layer
+    spread: Tensor | None = field(default=None, repr=False)  # (L, T): the largest difference in the stream after each layer
     window: int | None = field(default=None, repr=False)
 
     def __bool__(self):
@@ -106,8 +106,8 @@ def compare(model, tokens, a, b, tolerance: float = 1e-4, labels: list[str] | No
     found = found or _stage(one, two, None, "logits", tolerance)
     found = Parting(difference=apart) if found is None else found
     found.logits, found.labels, found.window = apart, labels, model.config.sliding_window
-    behind = [one.parts[n, "onward"] - two.parts[n, "onward"] for n in range(model.config.n_layers)]
-    found.spread = torch.stack(behind).abs().nan_to_num(float("inf")).amax(-1)
+    after = [one.parts[n, "onward"] - two.parts[n, "onward"] for n in range(model.config.n_layers)]
+    found.spread = torch.stack(after).abs().nan_to_num(float("inf")).amax(-1)
     return found
 
 
@@ -251,7 +251,7 @@ STAGES = {  # in the order in which a layer computes them
     "value": BEFORE + "the value of position {query} is made differently",
     "mixed": "what attention returns differs",  # more of it: _attention
     "out": AFTER + "wo, at position {query}",
-    "onward": AFTER + "the norm or the feed-forward behind it, at position {query}",
+    "onward": AFTER + "the norm or the feed-forward after it, at position {query}",
     "logits": "logits only: all layers agree, the last norm or the output matrix does not, at position {query}",
 }
 

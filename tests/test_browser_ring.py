@@ -174,6 +174,42 @@ def test_the_buttons_step_and_play_and_the_space_bar_plays_and_stops(notebook):
     assert shown(notebook, 2) == "3/2/1"
 
 
+FOCUS = "() => document.activeElement.className.split(' ')[0]"
+
+
+def test_after_a_click_the_keys_belong_to_the_ring_again(notebook):
+    page, root = notebook.page, notebook.page.locator(".mm-ring").first
+    page.locator(".mm-ring-window").first.select_option("4")
+    page.locator(".mm-ring-chunk").first.select_option("1")
+    assert page.evaluate(FOCUS) == "mm-ring"
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert shown(notebook) == "4/1/1"  # a step, not another choice
+    for button, there in (("step", "4/1/2"), ("back", "4/1/1")):
+        page.locator(f".mm-ring-{button}").first.click()
+        assert shown(notebook) == there and page.evaluate(FOCUS) == "mm-ring"
+    page.keyboard.press(" ")
+    assert page.locator(".mm-ring-play").first.inner_text() == "⏸ pause"
+    page.locator(".mm-ring-play").first.click()
+    assert page.locator(".mm-ring-play").first.inner_text() == "▶ play" and page.evaluate(FOCUS) == "mm-ring"
+    root.press("Home")
+
+
+def test_who_comes_by_keys_stays_where_they_are(notebook):
+    page = notebook.page
+    page.locator(".mm-ring-step").first.focus()
+    page.keyboard.press(" ")
+    page.keyboard.press("Enter")
+    assert shown(notebook) == "4/1/2" and page.evaluate(FOCUS) == "mm-ring-step"
+    page.locator(".mm-ring-chunk").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")  # where the list has opened, this closes it
+    assert shown(notebook).startswith("4/2/") and page.evaluate(FOCUS) == "mm-ring-chunk"
+    page.locator(".mm-ring-chunk").first.evaluate("e => e.blur()")
+    page.locator(".mm-ring-chunk").first.select_option("1")
+    notebook.press(".mm-ring", "Home")
+
+
 def test_nothing_moves_by_itself_for_who_wants_less_motion(notebook):
     page, glow = notebook.page, "() => getComputedStyle(document.querySelector('.mm-ring .lost')).animationName"
     page.locator(".mm-ring-chunk").first.select_option("3")

@@ -260,6 +260,50 @@ def test_the_first_difference_is_shown(double, capsys):
     assert "differs first at [1, 2]: expected 10, got 11" in line
 
 
+def test_two_numbers_that_look_alike_get_more_digits(double, capsys):
+    assert "differs first at [0]: expected 2, got 2.0004" in verdict(capsys, double, lambda x: 2.0004 * x)
+    assert frame.difference([1.0, 2.0], [1.0, 2.0000004], 1e-9) == "expected [1, 2], got [1, 2.0000004]"
+    assert frame.difference(1.0, 1.0 + 1e-12, 1e-15).startswith("expected 1, got 1.000000000001")
+
+
+@pytest.mark.parametrize(
+    "yours,said",
+    [
+        (lambda x: x.double() * 2, "expected torch.float32, got torch.float64"),
+        (lambda x: (2 * x)[None], "expected the shape (1,), got (1, 1)"),
+        (lambda x: 1 / 0, "raises ZeroDivisionError: division by zero"),
+    ],
+)
+def test_why_repeats_what_is_no_matter_of_numbers(double, capsys, yours, said):
+    verdict(capsys, double, yours)
+    assert f"double: {said}. Mend that first." == explained(capsys, double)
+    verdict(capsys, double, lambda x: x + 7)
+    assert "work it out by hand" in explained(capsys, double)
+
+
+def test_a_missing_result_is_counted(capsys):
+    exercise = Exercise("pair", cases=lambda: [(torch.ones(20),)], hints=["Both."])
+    exercise.reference(lambda x: (x, 2 * x))
+    for yours, got in ((lambda x: (x,), "1"), (lambda x: x, "<tensor (20,)>")):
+        assert f"expected 2 results, got {got}" in verdict(capsys, exercise, yours)
+        assert f"expected 2 results, got {got}. Mend that first." in explained(capsys, exercise)
+
+
+def test_why_counts_the_right_numbers_of_a_list(capsys):
+    exercise = Exercise("three", hints=["Count."])
+    exercise.reference(lambda: [3, 4, 5])
+    for yours, said in (([3, 4, 9], "Of your 3 values, 2 are right. Count."), ([3, 9, 9], "Of your 3 values, 1 is right. Count."),
+                        ([9, 9, 9], "Of your 3 values, none are right. Count."), ([3, 4], "known here. Count.")):  # fmt: skip
+        verdict(capsys, exercise, yours)
+        assert explained(capsys, exercise).endswith(said)
+
+
+def test_an_answer_runs_within_what_the_exercise_asks_for(capsys):
+    exercise = Exercise("grad", cases=lambda: [(1,)], within=torch.inference_mode)
+    exercise.reference(lambda x: True)
+    assert verdict(capsys, exercise, lambda x: torch.is_inference_mode_enabled()).startswith("✓")
+
+
 def test_use_takes_yours_only_when_right(double, capsys):
     yours = lambda x: x + x  # noqa: E731
     assert double.use(lambda x: x) is double.answer

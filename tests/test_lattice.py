@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import compositions
+from helpers import compositions, small_config
 
 import minimistral as mm
 from minimistral import lattice, masks, museum, naive
@@ -164,7 +164,7 @@ class OneShortAtW(RollingBuffer):
 
 
 def overwrites(cell):
-    """Some chunk of more than one token ends behind the first W positions."""
+    """Some chunk of more than one token ends past the first W positions."""
     ends = [sum(cell.sizes[: n + 1]) for n in range(len(cell.sizes))]
     return cell.kind == "ring" and any(n > 1 and end > cell.window for n, end in zip(cell.sizes, ends, strict=True))
 
@@ -248,7 +248,17 @@ def test_errors_and_numbers_that_are_none_are_red_and_the_lattice_goes_on():
     some = cells(windows=[3], kinds=["ring"], heads=[(4, 1)], every=4, some=0)
     found = run(some, sometimes, progress=False)
     assert len(found.red) == len(some) and all(difference == float("inf") for _, difference in found.red)
+    assert found.error == "" and "by inf" in repr(found)  # the first red cell is of one chunk, and raised nothing
     assert red(lambda *_: [], some) == set(some) == red(lambda *_: None, some)
+    said = repr(run(some, lambda *_: 1 / 0, progress=False)).splitlines()
+    assert said[0].endswith("it raises ZeroDivisionError: division by zero") and said[1].endswith("by inf")
+
+
+@pytest.mark.parametrize("given", ["B", None, RollingBuffer(small_config(3))])
+def test_what_makes_no_caches_is_refused_at_once(given):
+    """A name in the place of a class would turn every cell red."""
+    with pytest.raises(ValueError, match="expected the class itself, such as RollingBuffer or exam.A, not its name"):
+        lattice.through(given)
 
 
 # --- what it shows --------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_every_picture_has_a_text_twin():
     made = [
         prefill.film(prefill.looks(RollingBuffer, [3, 4], 4), WORDS[:7], 4, "a title"),
         prefill.orders({"one": museum.WritesFirst, "two": RollingBuffer}, WORDS[:7], 4, 4),
-        prefill.costs([16, 64], [0.2, 0.05], [2**20, 2**21], 64),
+        prefill.costs([16, 64, 256], [0.2, 0.05, 0.1], [2**20, 2**21, 2**20], 64),
         prefill.grid(lattice.run(some, progress=False)),
         prefill.parting(found),
     ]
@@ -84,6 +84,7 @@ def test_every_picture_has_a_text_twin():
         assert picture._repr_mimebundle_()["text/plain"] == repr(picture) and len(repr(picture)) > 60
     assert made[0].text.startswith("a title\n") and "   4      the  - ! ! c n . ." in made[1].text
     assert "chunks of    64:       50 ms,   2.00 MiB at the peak" in made[2].text
+    assert "all 256 at once:      100 ms,   1.00 MiB at the peak" in made[2].text
 
 
 def test_four_kinds_of_nothing_have_four_colours():
@@ -153,6 +154,38 @@ def test_the_chunks_of_the_check_are_of_every_kind():
     assert any(0 < position < W < position + C for C, W, position in kinds)
     for _, _, _, keys, values, position in ex.chunk_draws():  # what was never written is there, and can be told apart
         assert not len(keys[position:]) or keys[position:].abs().mean() > 4 and values[position:].abs().mean() > 4
+
+
+def test_a_slot_written_twice_in_one_assignment_is_refused():
+    """Whatever the sizes and the number of cores, and only where the two differ: order matters nowhere else."""
+    new, at = torch.arange(5.0), torch.tensor([0, 1, 2, 0, 1])
+    twice = (
+        lambda to: to.__setitem__(at, new),
+        lambda to: to.index_put_((at,), new),
+        lambda to: to.index_copy(0, at, new),
+        lambda to: to.scatter_(0, at, new),
+        lambda to: to[None].scatter(1, at[None], new[None]),
+        lambda to: to.repeat(2, 1).__setitem__((slice(None), at), new),
+    )
+    fine = (
+        lambda to: to.__setitem__(at, 7.0),
+        lambda to: to.__setitem__(at, new[at]),
+        lambda to: to.__setitem__(at[:3], torch.tensor([1.0, float("nan"), float("inf")])),
+        lambda to: to.index_put_((at,), new, accumulate=True),
+        lambda to: to.scatter_add_(0, at, new),
+        lambda to: to.scatter_(0, at[:2], new[:2]),
+        lambda to: to.scatter_reduce_(0, at, new, "amax"),
+        lambda to: (to > 1).__setitem__(at, True),
+        lambda to: to.__setitem__(to > 1, 2.0),
+        lambda to: to.long().index_copy(0, at[2:], torch.arange(3)),
+        lambda to: [to.__setitem__(n % 3, x) for n, x in enumerate(new)],
+    )
+    with ex.OneWriteASlot():
+        for write in twice:
+            with pytest.raises(ValueError, match="some slot is written twice in one assignment"):
+                write(torch.arange(3.0))
+        for write in fine:
+            write(torch.arange(3.0))
 
 
 def test_places_keep_their_promise():

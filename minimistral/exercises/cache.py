@@ -58,6 +58,34 @@ def _():
     return [11, 12, 13, 9, 10]
 
 
+@slots_by_hand.mistake("These are the right five, each one slot too early: 0 mod 5 is 0, so position 0 took slot 0, and 5 and 10 after it.")
+def _():
+    return [11, 12, 8, 9, 10]
+
+
+FOUR = "These are four. This ring has five slots, 0 to 4, and after thirteen tokens each of them holds one."
+
+
+@slots_by_hand.mistake(FOUR)
+def _():
+    return [12, 9, 10, 11]
+
+
+@slots_by_hand.mistake(FOUR)
+def _():
+    return [9, 10, 11, 12]
+
+
+@slots_by_hand.mistake(FOUR)
+def _():
+    return [10, 11, 12, 9]
+
+
+@slots_by_hand.mistake(FOUR)
+def _():
+    return [10, 11, 8, 9]
+
+
 @slots_by_hand.mistake("Slots 3 and 4 were used again too, by positions 8 and 9: they were overwritten before 10 came.")
 def _():
     return [10, 11, 12, 3, 4]
@@ -97,8 +125,9 @@ def _():
 
 
 def slot_cases():
-    """(slot, position, size): full rings and rings that are not, the last slot and the first, position 0, and the puzzle's own sizes."""
-    small = [(0, 3, 2), (0, 1, 1), (0, 0, 3), (1, 1, 3), (1, 2, 3), (0, 2, 3), (2, 2, 3)]
+    """(slot, position, size): full rings and rings that are not, the last slot and the first, position 0, a ring of one slot, and
+    the puzzle's own sizes."""
+    small = [(0, 3, 2), (0, 0, 1), (0, 1, 1), (0, 5, 1), (0, 0, 3), (1, 1, 3), (1, 2, 3), (0, 2, 3), (2, 2, 3)]
     full = [(2, 7, 4), (3, 7, 4), (0, 8, 4), (3, 8, 4), (0, 9, 4), (1, 9, 4), (5, 6, 6), (4, 23, 5)]
     return [*small, *full, (904, 5_000, 4_096), (904, 5_001, 4_096), (905, 5_001, 4_096)]
 
@@ -188,6 +217,46 @@ def _(slot, position, size):
     return max((p for p in range(position) if p % size == slot), default=-1)
 
 
+@held.mistake("It is right where something has been written; where nothing has been, it gives the slot's own number. math.fmod keeps the sign of a "
+              "negative number; Python's % does not.")
+def _(slot, position, size):
+    last = position - 1
+    latest = int(last - math.fmod(last - slot, size))
+    return latest if latest >= 0 else None
+
+
+@held.mistake("It looks back size - 1 places. The oldest in a full ring was written size places back, at position - size.")
+def _(slot, position, size):
+    for p in range(position - 1, max(-1, position - size), -1):
+        if p % size == slot:
+            return p
+    return None
+
+
+ONE = "A ring of one slot is no exception: there slot 0 holds position - 1, and None while nothing has come."
+
+
+@held.mistake(ONE)
+def _(slot, position, size):
+    if size == 1:
+        return slot
+    return max((p for p in range(position) if p % size == slot), default=None)
+
+
+@held.mistake(ONE)
+def _(slot, position, size):
+    if size == 1:
+        return position - 1
+    return max((p for p in range(position) if p % size == slot), default=None)
+
+
+@held.mistake(ONE)
+def _(slot, position, size):
+    if size == 1:
+        return None
+    return max((p for p in range(position) if p % size == slot), default=None)
+
+
 @held.mistake("This is the first one that was written there. It has been overwritten since: asked for is the latest.")
 def _(slot, position, size):
     return slot if slot < position else None
@@ -237,17 +306,20 @@ def _(slot, position, size):
 
 
 def rings_of_words():
-    """(slots, position): rings that are empty, partly filled, just full, and used again, of no two equal sizes; words, so that
-    they cannot be sorted."""
+    """(slots, position): rings that are empty, partly filled, just full, used again, and just full again; words, so that they cannot
+    be sorted. In the first one the slot order, its reverse, and each turn of the ring are different."""
     return [
-        (["sat", "cat"], 3),
+        (["the", "mat", "sat", "on"], 6),
+        ([None], 0),
         (["so"], 1),
         (["then"], 4),
+        (["sat", "cat"], 3),
         ([None] * 3, 0),
         (["the", None, None, None], 1),
         (["the", "cat", "sat", None, None, None, None], 3),
         (["on", "the", "cat", "sat"], 4),
         (["mat", "on", "the", "cat", "on"], 6),
+        (["red", "ball", "and", "a", "fox"], 10),
         (["and", "the", "dog", "on", "the", "mat"], 9),
         (["b", "c", "d", "e", "f", "g", "h", "a"], 15),
         ([0, 1, None], 2),
@@ -316,9 +388,22 @@ def _(slots, position):
     return slots[oldest:] + slots[:oldest]
 
 
-@in_order.mistake("These are the slots as they are, the empty ones too.")
+@in_order.mistake("These are the slots as they are, in their own order and with the empty ones. The oldest is in the slot that position will take next.")
 def _(slots, position):
     return list(slots)
+
+
+BACK = "These are the slots backwards. That is the newest first while the ring is filled for the first time, and no order at all afterwards."
+
+
+@in_order.mistake(BACK)
+def _(slots, position):
+    return slots[::-1]
+
+
+@in_order.mistake(BACK)
+def _(slots, position):
+    return [item for item in reversed(slots) if item is not None]
 
 
 @in_order.mistake("This is the newest first. Oldest first was asked for.")
@@ -352,6 +437,50 @@ def _(slots, position):
     return slots[second:] + slots[:second]
 
 
+@in_order.mistake("The newest comes first, and then the others in order: it began one slot too early. The oldest is in the slot of position, not of "
+                  "position - 1.")
+def _(slots, position):
+    start = (position - 1) % len(slots)
+    return [item for item in slots[start:] + slots[:start] if item is not None]
+
+
+@in_order.mistake("The newest comes first, and then the others in order: it began one slot too early. The oldest is in the slot of position, not of "
+                  "position - 1.")
+def _(slots, position):
+    if position < len(slots):
+        return slots[:position]
+    start = (position - 1) % len(slots)
+    return slots[start:] + slots[:start]
+
+
+@in_order.mistake("It began one slot too late: the oldest comes last. The oldest is in the slot that position will take next.")
+def _(slots, position):
+    start = (position + 1) % len(slots)
+    return [item for item in slots[start:] + slots[:start] if item is not None]
+
+
+@in_order.mistake("It began one slot too late: the oldest comes last. The oldest is in the slot that position will take next.")
+def _(slots, position):
+    if position < len(slots):
+        return slots[:position]
+    start = (position + 1) % len(slots)
+    return slots[start:] + slots[:start]
+
+
+@in_order.mistake("It turns the ring the wrong way round.")
+def _(slots, position):
+    start = -position % len(slots)
+    return [item for item in slots[start:] + slots[:start] if item is not None]
+
+
+@in_order.mistake("It turns the ring the wrong way round.")
+def _(slots, position):
+    if position < len(slots):
+        return slots[:position]
+    start = -position % len(slots)
+    return slots[start:] + slots[:start]
+
+
 @in_order.mistake("It turns the ring the wrong way round.")
 def _(slots, position):
     W = len(slots)
@@ -382,17 +511,23 @@ def _(slots, position):
 
 def ring_draws():
     """(q, k, v, keys, values, position): the first token, a ring not yet full, just full, used again, and of one slot. What was never
-    written is rubbish, and large."""
+    written is large, and its keys point where q points: it takes all the weight if it is looked at. In one case the tokens' own
+    scores are near -40, so that a mask of -100 is not enough."""
     g = torch.Generator().manual_seed(5)
     cases = []
     for W, D, position in ((3, 2, 0), (4, 5, 2), (5, 3, 4), (6, 4, 6), (2, 6, 7), (7, 3, 12), (1, 4, 9), (9, 2, 3), (8, 5, 24)):
         q, k, v = torch.randn(3, D, generator=g)
-        keys, values = 9 * torch.randn(2, W, D, generator=g)
-        stored = min(position, W)
+        keys, values = 1e3 * q.expand(W, D), 1e3 * torch.randn(W, D, generator=g)
+        keys, stored = keys.clone(), min(position, W)
         keys[:stored], values[:stored] = torch.randn(2, stored, D, generator=g)
+        if (W, position) == (4, 2):  # scores of 100, so that -100 added to them is about nothing
+            keys[stored:] = 100 * math.sqrt(D) * q / (q @ q)
+        if (W, position) == (9, 3):
+            far = -40 * math.sqrt(D) * q / (q @ q)
+            k, keys[:stored], values[stored:] = far + k / 9, far + keys[:stored] / 9, 1e30
         cases.append((q, k, v, keys, values, position))
     q, k, v, keys, values, position = cases[0]
-    cases[0] = torch.ones(2), torch.zeros(2), torch.tensor([1.0, 2.0]), 9 * torch.ones(3, 2), 9 * torch.ones(3, 2), 0
+    cases[0] = torch.ones(2), torch.zeros(2), torch.tensor([1.0, 2.0]), 1e3 * torch.ones(3, 2), 9 * torch.ones(3, 2), 0
     return cases
 
 
@@ -475,6 +610,153 @@ def _(q, k, v, keys, values, position):
     keys, values = keys.clone(), values.clone()
     keys[position % W], values[position % W] = k, v
     return (keys @ q / math.sqrt(D)).softmax(0) @ values, keys, values
+
+
+SMALL = ("The scores of empty slots get a small number such as -100 instead of minus infinity. What is small depends on the other scores: "
+         "only float(\"-inf\") gives them no weight whatever lies there.")
+LATE = ("It masks after the softmax. By then the empty slots have taken their weight, here all of it. Mask the scores with minus infinity, or "
+        "leave those slots out.")
+
+
+@ring_step.mistake(SMALL)
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    empty = torch.arange(W) > position
+    scores = keys @ q / math.sqrt(D)
+    out = scores.masked_fill(empty, -100.0).softmax(0) @ values
+    return out, keys, values
+
+
+@ring_step.mistake(SMALL)
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    empty = torch.arange(W) > position
+    scores = keys @ q / math.sqrt(D)
+    out = (scores - 100.0 * empty).softmax(0) @ values
+    return out, keys, values
+
+
+@ring_step.mistake("The scores of empty slots are set to 0. But e^0 is 1, so they take weight; minus infinity gives none.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    empty = torch.arange(W) > position
+    scores = keys @ q / math.sqrt(D)
+    out = scores.masked_fill(empty, 0.0).softmax(0) @ values
+    return out, keys, values
+
+
+@ring_step.mistake(LATE)
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    empty = torch.arange(W) > position
+    weights = (keys @ q / math.sqrt(D)).softmax(0).masked_fill(empty, 0.0)
+    out = weights @ values
+    return out, keys, values
+
+
+@ring_step.mistake(LATE)
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    empty = torch.arange(W) > position
+    weights = (keys @ q / math.sqrt(D)).softmax(0).masked_fill(empty, 0.0)
+    out = weights / weights.sum() @ values
+    return out, keys, values
+
+
+@ring_step.mistake("The keys are put in the order of the text and the values are not: each key now stands beside another token's value. Move both, or "
+                   "neither.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    ordered = keys.roll(-(position + 1), 0) if position >= W else keys  # the oldest first
+    out = (ordered[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    return out, keys, values
+
+
+@ring_step.mistake("The values are put in the order of the text and the keys are not: each value now stands beside another token's key. Move both, or "
+                   "neither.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    ordered = values.roll(-(position + 1), 0) if position >= W else values
+    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ ordered[:n]
+    return out, keys, values
+
+
+@ring_step.mistake("The scores are divided by D. It is the square root of D.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    out = (keys[:n] @ q / D).softmax(0) @ values[:n]
+    return out, keys, values
+
+
+@ring_step.mistake("keys and values come back in each other's place: return the result, then keys, then values.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    return out, values, keys
+
+
+@ring_step.mistake("Only the token's result is returned. Three things are asked for: the result, keys and values.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    return out
+
+
+@ring_step.mistake("The result is right and the keys too, but the old values are returned.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    old = values
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    return out, keys, old
+
+
+@ring_step.mistake("The result is right and the values too, but the old keys are returned.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    old = keys
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W)
+    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    return out, old, values
+
+
+@ring_step.mistake("It looks at W - 1 slots only, and never at the last one. W counts the token itself, so in a full ring it sees all W slots.")
+def _(q, k, v, keys, values, position):
+    W, D = keys.shape
+    keys, values = keys.clone(), values.clone()
+    keys[position % W], values[position % W] = k, v
+    n = min(position + 1, W - 1)
+    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    return out, keys, values
 
 
 @ring_step.mistake("It looks only at the slots up to the one just written. Once the ring is full, those behind it hold tokens too.")

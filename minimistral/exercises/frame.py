@@ -24,13 +24,15 @@ import re
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from fractions import Fraction
 
 import torch
 
 SECONDS = 10  # after which a learner's function is stopped
+FORM = re.compile(r"(in result \d+ of \d+: )?expected (the shape|torch\.|a tensor|a number|a list|\d+ results)")  # not: other numbers
 
 
 class Exercise:
@@ -41,15 +43,17 @@ class Exercise:
     hints    opened one after the other
     allowed  modules of this library that an answer may call; anything else of it is "right, but not yours"
     forbid   names of calls outside the library that would skip the point, such as scaled_dot_product_attention
+    within   () -> a context in which every answer runs; what it raises counts as raised by the answer
     """
 
-    def __init__(self, name: str, *, cases: Callable | None = None, hints=(), allowed=(), forbid=(), tolerance=1e-4):
-        self.name, self.cases, self.hints = name, cases, list(hints)
+    def __init__(self, name: str, *, cases: Callable | None = None, hints=(), allowed=(), forbid=(), tolerance=1e-4,
+                 within: Callable = nullcontext):
+        self.name, self.cases, self.hints, self.within = name, cases, list(hints), within
         self.allowed, self.forbid, self.tolerance = tuple(allowed), tuple(forbid), tolerance
         self.answer = None
         self.mistakes: list[tuple[str, Callable]] = []
         self.rights: list[Callable] = []
-        self._yours = self._advice = None
+        self._yours = self._advice = self._complaint = None
         self._tried, self._failed = [], []  # (case, outcome): of all cases run; of the first one that failed
         self._passed = self._attempted = False
         self._opened = 0
@@ -114,7 +118,7 @@ class Exercise:
     # --- judging ------------------------------------------------------------------------------------------------------
 
     def _judge(self, yours) -> str:
-        self._yours, self._tried, self._failed, self._passed, self._advice = yours, [], [], False, None
+        self._yours, self._tried, self._failed, self._passed, self._advice, self._complaint = yours, [], [], False, None, None
         if self.cases is None:
             return self._judge_value(yours)
         if yours is None:
@@ -127,7 +131,7 @@ class Exercise:
         cases, borrowed = self.cases(), set()
         failure = None
         for n, case in enumerate(cases):
-            outcome = run(yours, case, self._watch(borrowed))
+            outcome = run(yours, case, self._watch(borrowed), self.within)
             if n == 0 and outcome.returned_nothing:
                 self._attempted = False
                 return f"○ {self.name}: not attempted yet (it returns None)."
@@ -135,7 +139,7 @@ class Exercise:
             self._tried.append((case, outcome))
             complaint = outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance)
             if complaint and failure is None:
-                self._failed = [(case, outcome)]
+                self._failed, self._complaint = [(case, outcome)], complaint
                 failure = f"✗ {self.name}: {complaint}, for {self._arguments(case)}."
             if outcome.stopped:
                 break
@@ -161,7 +165,7 @@ class Exercise:
         unknown = "not one of the mistakes known here. Look at the smallest failing case, and work it out by hand."
         if self.cases is None:
             named = [s for s, wrong in self.mistakes if not difference(wrong(), self._yours, self.tolerance)]
-            return named[0] if named else "not one of the mistakes known here. " + (self.hints or ["Try once more."])[0]
+            return named[0] if named else f"not one of the mistakes known here. {self._how_many()}" + (self.hints or ["Try once more."])[0]
         if self._advice or not self._failed:
             return self._advice or "the check did not come to its end. Run it once more."
         for sentence, wrong in self.mistakes:
@@ -170,13 +174,22 @@ class Exercise:
         for sentence, wrong in self.mistakes:
             if self._behaves_like(wrong, self._failed):
                 return f"perhaps this: {sentence}"
-        trouble = self._failed[0][1].trouble
-        return f"{trouble}. Mend that first." if trouble else unknown
+        if self._failed[0][1].trouble or FORM.match(self._complaint):
+            return f"{self._complaint}. Mend that first."
+        return unknown
+
+    def _how_many(self) -> str:
+        """Of a list of numbers: how many are right."""
+        right, yours = self.answer(), self._yours
+        if not isinstance(right, list | tuple) or not isinstance(yours, list | tuple) or len(right) != len(yours):
+            return ""
+        n = sum(not difference(one, other, self.tolerance) for one, other in zip(right, yours, strict=True))
+        return f"Of your {len(right)} values, {n or 'none'} {'is' if n == 1 else 'are'} right. "
 
     def _behaves_like(self, wrong, tried) -> bool:
         """Does a known mistake give what yours gave, in each of these (case, outcome)?"""
         for case, outcome in tried:
-            theirs = run(wrong, case)
+            theirs = run(wrong, case, within=self.within)
             if theirs.trouble != outcome.trouble:
                 return False
             if not theirs.trouble and difference(theirs.value, outcome.value, self.tolerance):
@@ -219,7 +232,7 @@ class Outcome:
         return self.value is None and self.trouble is None
 
 
-def run(function, case, profile=None) -> Outcome:
+def run(function, case, profile=None, within=nullcontext) -> Outcome:
     """Call a function on copies of a case's arguments; catch what it raises, stop it after SECONDS, notice changed inputs."""
     given = copies(case)
     before = copies(given)
@@ -238,7 +251,8 @@ def run(function, case, profile=None) -> Outcome:
     try:
         if profile:
             sys.setprofile(profile)
-        value = function(*given)
+        with within():
+            value = function(*given)
         done.set()
     except KeyboardInterrupt:
         done.set()
@@ -288,7 +302,7 @@ def difference(expected, got, tolerance, tell=True) -> str | None:
 
 
 def _difference(expected, got, tolerance, tell) -> str | None:
-    wanted = f"expected {show(expected)}, got {show(got)}" if tell else f"{show(got)} is not it"
+    wanted = both(expected, got) if tell else f"{show(got)} is not it"
     if isinstance(expected, torch.Tensor):
         return _tensor_difference(expected, got, tolerance)
     if isinstance(expected, bool) and str(getattr(got, "dtype", "")) in ("bool", "torch.bool") and got.ndim == 0:
@@ -307,12 +321,17 @@ def _difference(expected, got, tolerance, tell) -> str | None:
         close = math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
         return None if close or (isinstance(expected, int) and got == expected) else wanted
     if isinstance(expected, list | tuple):
+        several = any(isinstance(one, torch.Tensor) for one in expected)
+        if several and isinstance(got, torch.Tensor):
+            return f"expected {len(expected)} results, got {show(got)}"
         if isinstance(got, torch.Tensor) or type(got).__module__ == "numpy":
             got = got.tolist()
+        if isinstance(got, Iterator):
+            return f"expected a list, got a {type(got).__name__}: put list(...) around it"
         if not isinstance(got, list | tuple):
             return wanted
         if len(got) != len(expected):
-            return wanted
+            return f"expected {len(expected)} results, got {len(got)}" if several else wanted
         for n, (e, g) in enumerate(zip(expected, got, strict=True), 1):
             if inner := difference(e, g, tolerance):
                 return f"in result {n} of {len(expected)}: {inner}" if isinstance(e, torch.Tensor) else wanted
@@ -337,23 +356,29 @@ def _tensor_difference(expected, got, tolerance) -> str | None:
     if not wrong.any():
         return None
     at = _first(wrong)
-    return f"differs first at {at}: expected {show(e[tuple(at)].item())}, got {show(g[tuple(at)].item())}"
+    return f"differs first at {at}: {both(e[tuple(at)].item(), g[tuple(at)].item())}"
 
 
 def _first(flags) -> list[int]:
     return flags.nonzero()[0].tolist()
 
 
-def show(value) -> str:
+def both(expected, got) -> str:
+    """The two in one line, with more digits where they would look the same."""
+    digits = next((n for n in (4, 8) if show(expected, n) != show(got, n)), 16)
+    return f"expected {show(expected, digits)}, got {show(got, digits)}"
+
+
+def show(value, digits: int = 4) -> str:
     """A value in a line: small ones whole, tensors by their shape when they are not."""
     if isinstance(value, torch.Tensor):
         if value.numel() > 12:
             return f"<tensor {tuple(value.shape)}>"
-        return show(value.tolist())
+        return show(value.tolist(), digits)
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, list | tuple):
-        inside = ", ".join(map(show, value[:12])) + (", …" if len(value) > 12 else "")
+        inside = ", ".join(show(one, digits) for one in value[:12]) + (", …" if len(value) > 12 else "")
         return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if len(value) == 1 else f"({inside})"
     if callable(value):
         return f"<{getattr(value, '__name__', 'function')}>"  # a case may name its functions by what they do

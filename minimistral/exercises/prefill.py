@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minimistral.exercises.frame import Exercise
 
@@ -114,9 +115,28 @@ def chunk_draws():
     return cases
 
 
+class OneWriteASlot(TorchDispatchMode):
+    """Refuses an assignment that writes two different things to one place: PyTorch does not say which of them stays."""
+
+    AT = {
+        "index_put": lambda to, places, new, accumulate=False: None if accumulate else (torch.ops.aten.index(to, places), new),
+        "index_copy": lambda to, dim, places, new: (to.index_select(dim, places), new),
+        "scatter": lambda to, dim, places, new: (to.gather(dim, places), new) if isinstance(new, torch.Tensor) else None,
+    }
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        look = self.AT.get(function._schema.name.removeprefix("aten::").rstrip("_"))
+        written = look(out, *args[1:]) if look and not kwargs else None  # kwargs: scatter's reduce, which has an order
+        if written and not torch.equal(*(x.nan_to_num() for x in torch.broadcast_tensors(*written))):
+            raise ValueError("some slot is written twice in one assignment, and PyTorch does not say which of the two stays")
+        return out
+
+
 chunk_step = Exercise(
     "chunk_step",
     cases=chunk_draws,
+    within=OneWriteASlot,
     hints=[
         "First look, then write. Put the ring's keys and the chunk's own under each other, W + C rows, and the values likewise.",
         "Which position does each of the W + C rows belong to? For the chunk: position, position + 1, ... For slot s of the ring, as in chapter 05: "
@@ -196,7 +216,7 @@ def _(q, k, v, keys, values, position):
     return out, new_keys, new_values
 
 
-def _chunk(q, k, v, keys, values, position, may=None, held=None, store=None, scale=None):
+def _chunk(q, k, v, keys, values, position, may=None, held=None, store=None, scale=None, dim=-1):
     """The reference with one of its parts replaced: most mistakes are just that."""
     (C, D), W = q.shape, len(keys)
     at = torch.arange(position, position + C)
@@ -204,7 +224,7 @@ def _chunk(q, k, v, keys, values, position, may=None, held=None, store=None, sca
     j = torch.cat((held, at))
     may = (j >= 0) & (j <= at[:, None]) & (j > at[:, None] - W) if may is None else may(at[:, None], j, W)
     scores = q @ torch.cat((keys, k)).T / (math.sqrt(D) if scale is None else scale)
-    out = scores.masked_fill(~may, float("-inf")).softmax(-1) @ torch.cat((values, v))
+    out = scores.masked_fill(~may, float("-inf")).softmax(dim).nan_to_num(0) @ torch.cat((values, v))
     if store is None:
         keys, values, last = keys.clone(), values.clone(), at[-W:]
         keys[last % W], values[last % W] = k[-W:], v[-W:]
@@ -246,7 +266,7 @@ def _(q, k, v, keys, values, position):
                   may=lambda i, j, W: (j >= 0) & (j <= i) & (j > i - W) & (j >= position + C - W))
 
 
-@chunk_step.mistake("The window is missing: a later query of the chunk sees old keys that are out of its window. A key at j must satisfy j > i - W.")
+@chunk_step.mistake("The window is missing: later queries of the chunk see keys that lie W or more places before them. A key at j must satisfy j > i - W.")
 def _(q, k, v, keys, values, position):
     return _chunk(q, k, v, keys, values, position, may=lambda i, j, W: (j >= 0) & (j <= i))
 
@@ -254,6 +274,12 @@ def _(q, k, v, keys, values, position):
 @chunk_step.mistake("W + 1 keys are seen. A full ring holds one key that even the first query cannot see any more: j > i - W, not j >= i - W.")
 def _(q, k, v, keys, values, position):
     return _chunk(q, k, v, keys, values, position, may=lambda i, j, W: (j >= 0) & (j <= i) & (j >= i - W))
+
+
+@chunk_step.mistake("At hand are the W - 1 + C keys that the chunk needs, and only the future is hidden. The first query may see all that lies before it; "
+                    "each later one has a key less: j > i - W.")
+def _(q, k, v, keys, values, position):
+    return _chunk(q, k, v, keys, values, position, may=lambda i, j, W: (j >= 0) & (j <= i) & (j > position - W))
 
 
 @chunk_step.mistake("W - 1 keys are seen. W counts the token itself: it and the W - 1 before it.")
@@ -309,6 +335,43 @@ def _(q, k, v, keys, values, position):
     return _chunk(q, k, v, keys, values, position, store=store)
 
 
+@chunk_step.mistake("Some slot is written twice in one assignment, and PyTorch does not say which of the two stays: on many cores it may be either. "
+                    "Of a chunk longer than W write only the last W.")
+def _(q, k, v, keys, values, position):
+    def store(W, at):
+        new_keys, new_values = keys.clone(), values.clone()
+        new_keys[at % W], new_values[at % W] = k, v
+        return new_keys, new_values
+
+    return _chunk(q, k, v, keys, values, position, store=store)
+
+
+@chunk_step.mistake("Of a chunk longer than W the last W tokens are kept, but in the slots of the first W. The first that is kept stands at "
+                    "position + C - W.")
+def _(q, k, v, keys, values, position):
+    def store(W, at):
+        new_keys, new_values = keys.clone(), values.clone()
+        new_keys[at[:W] % W], new_values[at[:W] % W] = k[-W:], v[-W:]
+        return new_keys, new_values
+
+    return _chunk(q, k, v, keys, values, position, store=store)
+
+
+@chunk_step.mistake("Slots to which nothing is written stay as they are, rubbish too: here they come back as zeros. Begin with keys.clone().")
+def _(q, k, v, keys, values, position):
+    def store(W, at):
+        old = torch.arange(max(0, position - W), position) % W
+        new = []
+        for before, brought in ((keys, k), (values, v)):
+            slots = torch.zeros_like(before)
+            slots[old] = before[old]
+            slots[at[-W:] % W] = brought[-W:]
+            new.append(slots)
+        return new
+
+    return _chunk(q, k, v, keys, values, position, store=store)
+
+
 @chunk_step.mistake("The slots are counted from the chunk's beginning. A token's slot is its position mod W.")
 def _(q, k, v, keys, values, position):
     def store(W, at):
@@ -360,6 +423,11 @@ def _(q, k, v, keys, values, position):
     return _chunk(q, k, v, keys, values, position, scale=1)
 
 
+@chunk_step.mistake("The softmax runs down the columns. Each query shares out 1 among its keys: along the last dimension.")
+def _(q, k, v, keys, values, position):
+    return _chunk(q, k, v, keys, values, position, dim=0)
+
+
 @chunk_step.mistake("Nothing is weighed: this is the plain average of the values in the window.")
 def _(q, k, v, keys, values, position):
     return _chunk(0 * q, k, v, keys, values, position)
@@ -371,7 +439,7 @@ def _(q, k, v, keys, values, position):
 def ragged_cases():
     """(positions, lengths, W): one row, rows that sit out, rows that wrap, rows longer than W; no two rows alike."""
     return [
-        ([0], [1], 2),
+        ([0], [1], 3),
         ([3], [2], 4),
         ([0, 0], [2, 0], 3),
         ([5, 2, 0], [3, 1, 0], 4),
@@ -485,6 +553,42 @@ def _(positions, lengths, W):
 @places.mistake("The slots are one too far: the token in column 0 stands at position itself, the one that is free next.")
 def _(positions, lengths, W):
     return _placed(positions, lengths, W, slot=lambda position, n, c: (position + c + 1) % W)
+
+
+@places.mistake("The slots are one too early: the token in column 0 stands at position itself.")
+def _(positions, lengths, W):
+    return _placed(positions, lengths, W, slot=lambda position, n, c: (position + c - 1) % W)
+
+
+@places.mistake("The columns are counted among those that are stored. Where the first ones of a long chunk are left out, the next one keeps its own number.")
+def _(positions, lengths, W):
+    after, writes = _placed(positions, lengths, W)
+    return after, [[(c, slot) for c, (_, slot) in enumerate(row)] for row in writes]
+
+
+@places.mistake("The tokens are right, but their slots are counted among those that are stored: the token in column c stands at position + c.")
+def _(positions, lengths, W):
+    return _placed(positions, lengths, W, slot=lambda position, n, c: (position + c - max(0, n - W)) % W)
+
+
+@places.mistake("The last W columns are taken of the whole chunk, padding and all. In each row count back from its own length.")
+def _(positions, lengths, W):
+    return _placed(positions, lengths, W, column=lambda n, T: range(max(0, T - W), n))
+
+
+@places.mistake("W - 1 tokens are stored. The ring has W slots, and the last W tokens fill them.")
+def _(positions, lengths, W):
+    return _placed(positions, lengths, W, column=lambda n, T: range(max(0, n - W + 1), n))
+
+
+@places.mistake("The position moves on by the tokens that are stored. It moves by all the real ones: those that are not stored have been read, too.")
+def _(positions, lengths, W):
+    return _placed(positions, lengths, W, end=lambda position, n, T: position + min(n, W))
+
+
+@places.mistake("Some columns are negative: in a row of fewer than W tokens n - W lies below 0, where the columns begin.")
+def _(positions, lengths, W):
+    return _placed(positions, lengths, W, column=lambda n, T: range(n - W, n))
 
 
 @places.mistake("The pairs are the wrong way round: (column, slot) is asked for.")
@@ -601,11 +705,11 @@ def _(q, k, v, keys, values, W):
 trimmed_step.mistake("It is as it was. Begin with the order: what is trimmed before the chunk looks can be seen by nobody.")(broken_step)
 
 
-def _joined(q, k, v, keys, values, W, hidden, kept=None):
+def _joined(q, k, v, keys, values, W, hidden, kept=None, scale=None, dim=-1):
     keys, values = torch.cat((keys, k)), torch.cat((values, v))
     S, (C, D) = len(keys), q.shape
     hide = hidden(torch.arange(S - C, S)[:, None], torch.arange(S))
-    out = (q @ keys.T / math.sqrt(D)).masked_fill(hide, float("-inf")).softmax(-1) @ values
+    out = (q @ keys.T / (scale or math.sqrt(D))).masked_fill(hide, float("-inf")).softmax(dim).nan_to_num(0) @ values
     return (out, keys[-W:], values[-W:]) if kept is None else (out, *kept(keys, values))
 
 
@@ -624,6 +728,32 @@ def _(q, k, v, keys, values, W):
 @trimmed_step.mistake("It is trimmed to W - 1 + C, and one key too many is seen: the mask lets the first query see W + 1 keys. j <= i - W is hidden.")
 def _(q, k, v, keys, values, W):
     return _joined(q, k, v, keys, values, W, lambda i, j: (j > i) | (j < i - W))
+
+
+@trimmed_step.mistake("Trimmed to the W - 1 + C keys that the chunk needs, which is right, but only the future is hidden: the first query may see all "
+                      "before it, each later one has a key less.")
+def _(q, k, v, keys, values, W):
+    return _joined(q, k, v, keys, values, W, lambda i, j: (j > i) | (j <= i[0] - W))
+
+
+@trimmed_step.mistake("The scores are not divided by the square root of D.")
+def _(q, k, v, keys, values, W):
+    return _joined(q, k, v, keys, values, W, lambda i, j: (j > i) | (j <= i - W), scale=1)
+
+
+@trimmed_step.mistake("The softmax runs down the columns. Each query shares out 1 among its keys: along the last dimension.")
+def _(q, k, v, keys, values, W):
+    return _joined(q, k, v, keys, values, W, lambda i, j: (j > i) | (j <= i - W), dim=0)
+
+
+@trimmed_step.mistake("W + 1 are kept, one too many: [-W:] is the last W.")
+def _(q, k, v, keys, values, W):
+    return _joined(q, k, v, keys, values, W, lambda i, j: (j > i) | (j <= i - W), lambda keys, values: (keys[-W - 1 :], values[-W - 1 :]))
+
+
+@trimmed_step.mistake("The keys are trimmed and the values are not: there must be one value for each key.")
+def _(q, k, v, keys, values, W):
+    return _joined(q, k, v, keys, values, W, lambda i, j: (j > i) | (j <= i - W), lambda keys, values: (keys[-W:], values))
 
 
 @trimmed_step.mistake("W - 1 keys are seen. W counts the token itself: hidden is what lies W or more places before it, j <= i - W.")

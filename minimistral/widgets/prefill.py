@@ -149,18 +149,23 @@ def peak_bytes(run, *arguments) -> int:
 
 
 def costs(sizes: list[int], seconds: list[float], peaks: list[int], window: int) -> Picture:
-    """Time and peak memory of one pre-fill, by chunk size."""
+    """Time and peak memory of one pre-fill, by chunk size. The last size is the whole prompt: drawn apart, it needs no table."""
     made, axes = figure(8.4, 3.2, ncols=2)
     mib = [n / 2**20 for n in peaks]
     units = (("ms for the whole prompt", [1000 * x for x in seconds], BLUE), ("MiB at the peak", mib, ORANGE))
     for ax, (name, values, colour) in zip(axes, units, strict=True):
-        ax.plot(sizes, values, "o-", color=colour, ms=5)
+        ax.plot(sizes[:-1], values[:-1], "o-", color=colour, ms=5)
+        ax.plot(sizes[-1], values[-1], "s", color=colour, mfc="none", mew=1.8, ms=8, label="all at once")
+        ax.legend(frameon=False, fontsize=8)
         ax.axvline(window, color=GREY, ls="--", lw=1)
         ax.set(xscale="log", title=name, xlabel=f"chunk size; dashed: W = {window}", ylim=(0, max(values) * 1.1))
         ax.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8)
         ax.minorticks_off()
     lines = zip(sizes, seconds, mib, strict=True)
-    rows = [f"chunks of {n:5,}: {1000 * time:8.0f} ms, {most:6.2f} MiB at the peak" for n, time, most in lines]
+    rows = [
+        f"{f'chunks of {n:5,}' if n < sizes[-1] else f'all {n:,} at once'}: {1000 * time:8.0f} ms, {most:6.2f} MiB at the peak"
+        for n, time, most in lines
+    ]
     return finish(made, "\n".join(rows))
 
 
@@ -238,11 +243,11 @@ def _hatch(ax, rows, columns, window):
 
 
 def _spread(ax, found):
-    """The difference of the stream behind each layer, by position: how far the parting has spread."""
+    """The largest difference in the residual stream after each layer, by position: how far the parting has spread."""
     spread = np.log10(found.spread.numpy().clip(1e-7, 1e3))
     ax.imshow(spread, cmap="Reds", vmin=-6, vmax=1, aspect="auto", interpolation="nearest")
     ax.set(xlabel="position", ylabel="layer", yticks=range(len(spread)))
-    ax.set_title("difference behind each layer: white none, dark 10")
+    ax.set_title("largest difference in the residual stream after each layer: white none, darkest 10 or more")
 
 
 # --- the lattice ----------------------------------------------------------------------------------------------------------

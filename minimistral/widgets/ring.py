@@ -453,7 +453,10 @@ for (const root of document.querySelectorAll(".NAME:not([data-alive])")) {
     return out + `<rect x="428" y="${y + 3}" width="20" height="4" rx="2" fill="currentColor"/>` +
       note("looked at now", 456, y + 9, 'font-size="12" style="text-anchor:start"') +
       `<line x1="592" y1="${y + 11}" x2="600" y2="${y - 3}" stroke="GREEN" stroke-width="4" stroke-linecap="round"/>` +
-      note("RoPE, pair " + D.pair, 616, y + 9, 'font-size="12" style="text-anchor:start"');
+      note("RoPE's turn, pair " + D.pair, 616, y + 9, 'font-size="12" style="text-anchor:start"') +
+      `<line x1="427" y1="${y + 29}" x2="440" y2="${y + 29}" stroke="ORANGE" stroke-width="4"/>
+      <polygon fill="ORANGE" points="450,${y + 29} 438,${y + 22} 438,${y + 36}"/>` +
+      note("slot of the next token", 456, y + 33, 'font-size="12" style="text-anchor:start"');
   };
 
   const stripes = (id, colour, width) => `<pattern id="NAME-${id}" width="7" height="7" patternUnits="userSpaceOnUse"
@@ -493,15 +496,23 @@ for (const root of document.querySelectorAll(".NAME:not([data-alive])")) {
     tick();
   };
   const go = n => { stop(); k = n; show(); };
-  find("back").addEventListener("click", () => go(k - 1));
-  find("step").addEventListener("click", () => go(k + 1));
-  play.addEventListener("click", toggle);
+  /* who points and clicks gets the keys of the ring back; who tabs to a button or a choice stays there */
+  const home = () => root.focus({preventScroll: true});
+  for (const [what, does] of [["back", () => go(k - 1)], ["step", () => go(k + 1)], ["play", toggle]])
+    find(what).addEventListener("click", event => { does(); if (event.detail) home(); });
   at.addEventListener("input", () => go(+at.value));
-  for (const chooser of [size, chunk]) chooser.addEventListener("change", () => {  /* stay at the same place of the text */
-    const place = shown;
-    const n = run().findIndex(one => one[2] >= place);
-    go(n < 0 ? run().length - 1 : n);
-  });
+  for (const chooser of [size, chunk]) {
+    let typed = false;
+    chooser.addEventListener("keydown", () => { typed = true; });
+    chooser.addEventListener("pointerdown", () => { typed = false; });
+    chooser.addEventListener("blur", () => { typed = false; });
+    chooser.addEventListener("change", () => {  /* stay at the same place of the text */
+      const place = shown;
+      const n = run().findIndex(one => one[2] >= place);
+      go(n < 0 ? run().length - 1 : n);
+      if (!typed) home();
+    });
+  }
   let shown = 0;
   const remember = () => { shown = read(k).next; };
   new MutationObserver(remember).observe(root, {attributeFilter: ["data-shown"]});
