@@ -93,8 +93,8 @@ def test_the_lens_names_the_first_choice_of_every_layer(tiny, views):
 def test_the_votes_are_told_part_by_part():
     votes = torch.tensor([0.5, 2.0, -1.0, 4.25, 0.25])
     assert view.votes(votes, "and").text.splitlines() == [
-        "who gives “and” its logit of 6.0", "embedding    0.5", "layer 1      2.0 by attention,   -1.0 by the feed-forward",
-        "layer 2      4.2 by attention,    0.2 by the feed-forward",
+        "who lifts “and” 6.0 above the mean logit", "embedding    0.5",
+        "layer 1      2.0 by attention,   -1.0 by the feed-forward", "layer 2      4.2 by attention,    0.2 by the feed-forward",
     ]  # fmt: skip
 
 

@@ -136,7 +136,7 @@ def _(x, weight, eps):
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-@rms_norm.mistake("eps is missing, and a vector of zeros is divided by zero.")
+@rms_norm.mistake("eps is missing. Added to the mean of the squares, it also keeps a vector of zeros from being divided by zero.")
 def _(x, weight, eps):
     wide = x.float()
     return (wide / wide.pow(2).mean(-1, keepdim=True).sqrt()).to(x.dtype) * weight
@@ -219,6 +219,49 @@ def _(x, weight, eps):
 def _(x, weight, eps):
     wide = x.float() * weight.float()
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+@rms_norm.mistake("The numbers of x are changed in place. x.float() of a float32 tensor is x itself, no copy: *= and pow_ on it write into x. "
+                  "Write wide = wide * ...")
+def _(x, weight, eps):
+    wide = x.float()
+    wide *= torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return wide.to(x.dtype) * weight
+
+
+@rms_norm.mistake("eps is used as a floor: the mean of the squares may not fall below it. It is added to the mean, always.")
+def _(x, weight, eps):
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True).clamp(min=eps))).to(x.dtype) * weight
+
+
+@rms_norm.mistake("eps is missing. F.normalize, and every guard against zero alone, leaves it out for all other vectors.")
+def _(x, weight, eps):
+    return (F.normalize(x.float(), dim=-1) * x.shape[-1] ** 0.5).to(x.dtype) * weight
+
+
+@rms_norm.mistake("weight.float() makes the result wide again. Times weight as it is: both are in x's dtype then.")
+def _(x, weight, eps):
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight.float()
+
+
+@rms_norm.mistake("It is divided by the standard deviation, and var() divides by n - 1 besides. RMSNorm takes the mean of the squares, from zero.")
+def _(x, weight, eps):
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.var(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+@rms_norm.mistake("eps is added after rsqrt. It is added to the mean of the squares, before the root is taken.")
+def _(x, weight, eps):
+    wide = x.float()
+    return (wide * (torch.rsqrt(wide.pow(2).mean(-1, keepdim=True)) + eps)).to(x.dtype) * weight
+
+
+@rms_norm.mistake("It is always cast to bfloat16. Cast back to what x was: .to(x.dtype).")
+def _(x, weight, eps):
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).bfloat16() * weight
 
 
 # --- SwiGLU ---------------------------------------------------------------------------------------------------------------
@@ -362,12 +405,36 @@ def _(x, w1, w2, w3):
     return ((x @ w1.T).softmax(-1) * (x @ w3.T)) @ w2.T
 
 
+ON_X = "The silu is taken of x, before w1. It belongs on what w1 makes of x: silu(w1 x)."
+
+
+@swiglu.mistake(ON_X)
+def _(x, w1, w2, w3):
+    return (F.silu(x) @ w1.T * (x @ w3.T)) @ w2.T
+
+
+@swiglu.mistake(ON_X)
+def _(x, w1, w2, w3):
+    x = F.silu(x)
+    return (x @ w1.T * (x @ w3.T)) @ w2.T
+
+
+@swiglu.mistake("The silu comes after w2. It belongs on the gate, w1 x, in the hidden layer: w2(silu(w1 x) * w3 x).")
+def _(x, w1, w2, w3):
+    return F.silu((x @ w1.T * (x @ w3.T)) @ w2.T)
+
+
+@swiglu.mistake("The sigmoid is taken of w3 x, but z of w1 x. silu takes the same z twice: silu(z) is z * sigmoid(z), with z = w1 x; then times w3 x.")
+def _(x, w1, w2, w3):
+    return (x @ w1.T * torch.sigmoid(x @ w3.T)) @ w2.T
+
+
 # --- parameters from a config ---------------------------------------------------------------------------------------------
 
 
 def size_draws():
     """(dim, n_layers, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size), small ones first; heads do not add up to dim."""
-    return [(3, 1, 4, 2, 6, 5, 7), (8, 3, 6, 2, 4, 10, 20), (10, 4, 5, 1, 6, 14, 9), (4096, 32, 32, 8, 128, 14_336, 32_000)]
+    return [(3, 1, 8, 2, 6, 5, 7), (8, 3, 6, 2, 4, 10, 20), (10, 4, 5, 1, 6, 14, 9), (4096, 32, 32, 8, 128, 14_336, 32_000)]
 
 
 n_parameters = Exercise(
@@ -473,6 +540,12 @@ def _(dim, n_layers, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size):
     return 2 * vocab_size * dim + n_layers * layer + dim
 
 
+@n_parameters.mistake("wk and wv are counted as one. They are two matrices, equal in shape: one makes the keys, one the values.")
+def _(dim, n_layers, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size):
+    layer = dim * head_dim * (2 * n_heads + n_kv_heads) + 3 * dim * hidden_dim + 2 * dim
+    return 2 * vocab_size * dim + n_layers * layer + dim
+
+
 @n_parameters.mistake("wq and wo are counted as dim * dim. The heads need not add up to dim: use n_heads * head_dim.")
 def _(dim, n_layers, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size):
     layer = 2 * dim * dim + 2 * dim * n_kv_heads * head_dim + 3 * dim * hidden_dim + 2 * dim
@@ -553,6 +626,14 @@ class Layer:
     __hash__ = None
 
 
+class Config(MistralConfig):
+    """A config that says in a complaint what a layer needs, and no more."""
+
+    def __repr__(self):
+        names = ("n_heads", "n_kv_heads", "head_dim", "norm_eps", "rope_theta", "sliding_window")
+        return f"<{', '.join(f'{name} {value:g}' if (value := getattr(self, name)) else f'{name} None' for name in names)}>"
+
+
 def layer_draws():
     """(x, w, config) of several sizes, one token first; longer than the window; an eps, a theta and head sizes of their own."""
     g = torch.Generator().manual_seed(8)
@@ -563,7 +644,7 @@ def layer_draws():
         (3, 9, 10, 6, 2, 4, 12, 4, 50.0, 0.2),
         (2, 12, 14, 6, 3, 8, 11, 5, 1e6, 1e-5),
     ):
-        config = MistralConfig(
+        config = Config(
             dim=dim, n_layers=1, n_heads=H, n_kv_heads=Hkv, head_dim=D, hidden_dim=hidden, vocab_size=13,
             norm_eps=eps, rope_theta=theta, sliding_window=W,
         )  # fmt: skip
@@ -887,3 +968,139 @@ def _(x, w, config):
     q, k, v = n @ w.wq.T, n @ w.wk.T, n @ w.wv.T
     mixed = attend(rope.rotate(q, *turn), rope.rotate(k, *turn), v, config.sliding_window)
     return x + mixed @ w.wo.T + thought(x, w, config)
+
+
+ADDED_TO_NORMED = "half adds its result to the normed numbers. It is added to the stream itself, x; the norm is only for what is read."
+
+
+@block.mistake(f"The first {ADDED_TO_NORMED}")
+def _(x, w, config):
+    x = rms_norm.answer(x, w.attention_norm, config.norm_eps) + assembled(x, w, config)
+    return x + thought(x, w, config)
+
+
+@block.mistake(f"The second {ADDED_TO_NORMED}")
+def _(x, w, config):
+    x = x + assembled(x, w, config)
+    return rms_norm.answer(x, w.ffn_norm, config.norm_eps) + thought(x, w, config)
+
+
+@block.mistake("The second half adds to the x of the beginning, and attention's result is lost. Go on with the new x: x = x + attention(norm(x)) first.")
+def _(x, w, config):
+    return x + thought(x + assembled(x, w, config), w, config)
+
+
+@block.mistake("The scores are scaled twice. attend divides by the root of head_dim by itself.")
+def _(x, w, config):
+    x = x + assembled(x, w, config, heads=lambda flat: flat.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) / config.head_dim**0.25,
+                      back=lambda mixed: mixed.transpose(1, 2).flatten(2) * config.head_dim**0.25)  # fmt: skip
+    return x + thought(x, w, config)
+
+
+@block.mistake("The window is one too narrow. W counts the token itself: hand over config.sliding_window as it is.")
+def _(x, w, config):
+    x = x + assembled(x, w, config, window=config.sliding_window and config.sliding_window - 1)
+    return x + thought(x, w, config)
+
+
+@block.mistake("Attention looks into the future, and past the window. attend hides both; a kernel of your own needs the mask.")
+def _(x, w, config):
+    turn = rope.angles(torch.arange(x.shape[1]), config.head_dim, config.rope_theta)
+    n = rms_norm.answer(x, w.attention_norm, config.norm_eps)
+    q, k, v = ((n @ m.T).unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for m in (w.wq, w.wk, w.wv))
+    mixed = F.scaled_dot_product_attention(rope.rotate(q, *turn), rope.rotate(k, *turn), v, enable_gqa=True)
+    x = x + mixed.transpose(1, 2).flatten(2) @ w.wo.T
+    return x + thought(x, w, config)
+
+
+@block.mistake("The norm is applied once more at the end. What a layer hands on is the stream as it is: the next layer norms for itself.")
+def _(x, w, config):
+    x = x + assembled(x, w, config)
+    return rms_norm.answer(x + thought(x, w, config), w.ffn_norm, config.norm_eps)
+
+
+@block.mistake("The norm before attention is applied twice. Once is enough: its weight would count twice.")
+def _(x, w, config):
+    normed = rms_norm.answer(x, w.attention_norm, config.norm_eps)
+    x = x + assembled(x, w, config, normed=rms_norm.answer(normed, w.attention_norm, config.norm_eps))
+    return x + thought(x, w, config)
+
+
+@block.mistake("eps stands outside the root in these norms. Call rms_norm, or add eps to the mean of the squares.")
+def _(x, w, config):
+    def norm(x, weight):
+        return x / (x.pow(2).mean(-1, keepdim=True).sqrt() + config.norm_eps) * weight
+
+    x = x + assembled(x, w, config, normed=norm(x, w.attention_norm))
+    return x + swiglu.answer(norm(x, w.ffn_norm), w.w1, w.w2, w.w3)
+
+
+def by_halves(x, w, config, cut, D=None, key_heads=None, back=True):
+    """A layer with view or unflatten, and with sizes of its own: for the mistakes below, which end in an error of PyTorch's."""
+    H, Hkv, D = config.n_heads, key_heads or config.n_kv_heads, D or config.head_dim
+    n = rms_norm.answer(x, w.attention_norm, config.norm_eps)
+    q, k, v = (cut(n @ m.T, heads, D).transpose(1, 2) for m, heads in ((w.wq, H), (w.wk, Hkv), (w.wv, Hkv)))
+    turn = rope.angles(torch.arange(x.shape[1]), D, config.rope_theta)
+    mixed = attend(rope.rotate(q, *turn), rope.rotate(k, *turn), v, config.sliding_window).transpose(1, 2).flatten(2)
+    x = x + (mixed @ w.wo.T if back else mixed)
+    return x + thought(x, w, config)
+
+
+def viewed(flat, heads, D):
+    return flat.view(*flat.shape[:2], heads, D)
+
+
+def unflattened(flat, heads, D):
+    return flat.unflatten(-1, (heads, D))
+
+
+KEY_HEADS = "k and v are cut into n_heads heads. wk and wv make n_kv_heads of them."
+
+
+@block.mistake(KEY_HEADS)
+def _(x, w, config):
+    return by_halves(x, w, config, viewed, key_heads=config.n_heads)
+
+
+@block.mistake(KEY_HEADS)
+def _(x, w, config):
+    return by_halves(x, w, config, unflattened, key_heads=config.n_heads)
+
+
+HEAD_SIZE = "The size of a head is taken as dim / n_heads. It stands in the config, head_dim, and need not be that."
+
+
+@block.mistake(HEAD_SIZE)
+def _(x, w, config):
+    return by_halves(x, w, config, viewed, D=config.dim // config.n_heads)
+
+
+@block.mistake(HEAD_SIZE)
+def _(x, w, config):
+    return by_halves(x, w, config, unflattened, D=config.dim // config.n_heads)
+
+
+@block.mistake(HEAD_SIZE)
+def _(x, w, config):
+    return by_halves(x, w, config, lambda flat, heads, D: flat.unflatten(-1, (-1, D)), D=config.dim // config.n_heads)
+
+
+@block.mistake(HEAD_SIZE)
+def _(x, w, config):
+    turn = rope.angles(torch.arange(x.shape[1]), config.dim // config.n_heads, config.rope_theta)
+    n = rms_norm.answer(x, w.attention_norm, config.norm_eps)
+    heads = ((n @ m.T).unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for m in (w.wq, w.wk, w.wv))
+    return x + attend(*(rope.rotate(part, *turn) for part in heads)).transpose(1, 2).flatten(2) @ w.wo.T
+
+
+WITHOUT_WO = "wo is missing: the heads' results, side by side, go through w.wo.T before they are added to the stream."
+
+
+@block.mistake(WITHOUT_WO)
+def _(x, w, config):
+    return by_halves(x, w, config, unflattened, back=False)
+
+
+@block.mistake(WITHOUT_WO)
+def _(x, w, config):
+    return torch.zeros(*x.shape[:2], config.n_heads * config.head_dim) + x

@@ -159,7 +159,10 @@ def lens(views: Tensor, labels: list[str], tokenizer: Tokenizer) -> Picture:
 
 
 def votes(contributions: Tensor, word: str) -> Picture:
-    """What the embedding, and each layer's attention and feed-forward, give to one token's logit: (1 + 2 L,), summing to it."""
+    """How far the embedding, and each layer's attention and feed-forward, lift one token's logit above the mean of all logits.
+
+    contributions (1 + 2 L,): the embedding's, then each layer's two; they add up to the logit minus the mean.
+    """
     values = contributions.tolist()
     layers = range(1, len(values) // 2 + 1)
     made, ax = figure(7.4, 2.7)
@@ -169,9 +172,9 @@ def votes(contributions: Tensor, word: str) -> Picture:
     ax.axhline(0, color="#555", lw=0.8)
     ax.set_xticks([0, *layers], ["embedding", *(f"layer {n}" for n in layers)])
     ax.tick_params(axis="x", length=0)
-    ax.set_title(f"who gives “{word}” its logit of {sum(values):.1f}", loc="left")
+    ax.set_title(f"who lifts “{word}” {sum(values):.1f} above the mean logit", loc="left")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    lines = [f"who gives “{word}” its logit of {sum(values):.1f}", f"embedding {values[0]:6.1f}"]
+    lines = [f"who lifts “{word}” {sum(values):.1f} above the mean logit", f"embedding {values[0]:6.1f}"]
     pairs = zip(layers, values[1::2], values[2::2], strict=True)
     lines += [f"layer {n}   {a:6.1f} by attention, {f:6.1f} by the feed-forward" for n, a, f in pairs]
     return finish(made, "\n".join(lines))
