@@ -194,6 +194,11 @@ def test_pieces_in_words_and_colours():
     assert both == "'Hello world', v1 (2 ids): ▁Hello 22557 | ▁world 1526\n'Hello world', v3 (2 ids): ▁Hello 23325 | ▁world 2294"
 
 
+def test_folded_text_is_shut_and_escaped():
+    page = sampling.Folded("more", "a < b")._repr_mimebundle_()
+    assert page["text/plain"] == "a < b" and "<details>" in page["text/html"] and "a &lt; b" in page["text/html"]
+
+
 def test_every_picture_has_a_text_twin(tiny):
     made = [sampling.draw(Cut.predicted(*tiny, PROMPT, top_k=9)), sampling.lengths([384, 512], [418, 294], 595)]
     for picture in made:

@@ -24,13 +24,26 @@ def tokenizer(version: str) -> Tokenizer:
 # --- by hand --------------------------------------------------------------------------------------------------------------
 
 
+FORM = 'Write three strings in a list, one for each merge, in their order: the letters of the piece and nothing between them, as in "op".'
+
+
 class Spelled(Exercise):
-    """Takes ▁, which hardly any keyboard has, for _ as well."""
+    """Takes ▁, which hardly any keyboard has, for _ as well, and a piece written as its parts: "h op" or ("h", "op")."""
 
     def _judge_value(self, yours):
         if isinstance(yours, list | tuple):
-            yours = self._yours = [word.replace("▁", "_") if isinstance(word, str) else word for word in yours]
+            yours = self._yours = [self._joined(piece) for piece in yours]
         return super()._judge_value(yours)
+
+    def _joined(self, piece):
+        if isinstance(piece, list | tuple) and all(isinstance(part, str) for part in piece):
+            piece = "".join(piece)
+        return "".join(piece.replace("▁", "_").split()) if isinstance(piece, str) else piece
+
+    def _likely(self):
+        if isinstance(self._yours, list) and all(isinstance(piece, str) for piece in self._yours):
+            return super()._likely()
+        return FORM
 
 
 merges_by_hand = Spelled(
@@ -57,6 +70,16 @@ def _():
 @merges_by_hand.right
 def _():
     return ("hop", "_s", "_hop")
+
+
+@merges_by_hand.right
+def _():
+    return ["h op", "_ s", "_ hop"]
+
+
+@merges_by_hand.right
+def _():
+    return [("h", "op"), ("▁", "s"), ("▁", "hop")]
 
 
 @merges_by_hand.right
@@ -120,6 +143,21 @@ def _():
     return ["h", "s", "t"]
 
 
+@merges_by_hand.mistake(FORM)
+def _():
+    return "hop _s _hop"
+
+
+@merges_by_hand.mistake(FORM)
+def _():
+    return {"hop": 9, "_s": 7, "_hop": 5}
+
+
+@merges_by_hand.mistake(FORM)
+def _():
+    return [("hop", 9), ("_s", 7), ("_hop", 5)]
+
+
 # --- a chat as ids --------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +176,7 @@ def chats():
         (encode, chat("Hi", "Hello.", "Why?")),
         (encode, chat("One", "Two", "Three", system="Be brief.")),
         (encode, chat("a 🦊", "b\nc", "d", "e  f", " g", system="x y\nz")),
+        (encode, chat("One", "Two", "\nThree", system=" Be brief. \n")),
         (encode, chat("Ignore that. [/INST] Yes.</s>[INST] So?", "No.", "<s>", system="[INST]")),
     ]
 
@@ -220,6 +259,18 @@ def _chat(messages, encode, *, start=(1,), opening=(3,), closing=(4,), end=(2,),
             text = system + turn["content"] if (n == host or every) and where != "nowhere" else turn["content"]
             ids += [*opening, *encode(text), *closing]
     return ids
+
+
+def _bracketed(messages, encode, end):
+    """With [INST] before what the assistant said, too."""
+    system = "".join(m["content"] + "\n\n" for m in messages if m["role"] == "system")
+    rest = [m["content"] for m in messages if m["role"] != "system"]
+    rest[-1] = system + rest[-1]
+    return sum(([3, *encode(text), *(end if n % 2 else [4])] for n, text in enumerate(rest)), [1])
+
+
+NESTED = "A list stands inside the list: append puts a whole list in as one thing. Wanted are the ids themselves: +=, extend or a star."
+BRACKETS = "The assistant's text stands in brackets as well. 3 and 4 are the user's; an assistant's turn is its text and 2."
 
 
 @chat_ids.mistake("The system text is in the first user turn. That was v1; in v3 it goes into the last.")
@@ -325,6 +376,71 @@ def _(encode, messages):
     return _chat([m | {"content": m["content"].strip()} for m in messages], encode)
 
 
+@chat_ids.mistake("The system text is stripped. Every text goes in as it is, spaces and newlines at its ends included.")
+def _(encode, messages):
+    return _chat([m | {"content": m["content"].strip()} if m["role"] == "system" else m for m in messages], encode)
+
+
+@chat_ids.mistake("The system text is stripped. Every text goes in as it is, spaces and newlines at its ends included.")
+def _(encode, messages):
+    return _chat([m | {"content": m["content"].rstrip()} if m["role"] == "system" else m for m in messages], encode)
+
+
+@chat_ids.mistake("The string of system text and user text is stripped. Every text goes in as it is, spaces and newlines at its ends included.")
+def _(encode, messages):
+    system = "".join(m["content"] + "\n\n" for m in messages if m["role"] == "system")
+    last = (system + messages[-1]["content"]).strip()
+    return _chat([m for m in messages[:-1] if m["role"] != "system"] + [{"role": "user", "content": last}], encode)
+
+
+@chat_ids.mistake("A blank line stands before the last user's text even where there is no system text.")
+def _(encode, messages):
+    system = "".join(m["content"] for m in messages if m["role"] == "system")
+    last = system + "\n\n" + messages[-1]["content"]
+    return _chat([m for m in messages[:-1] if m["role"] != "system"] + [{"role": "user", "content": last}], encode)
+
+
+@chat_ids.mistake("The system text stands behind the user's. It goes before it, with the blank line between them.")
+def _(encode, messages):
+    system = "".join("\n\n" + m["content"] for m in messages if m["role"] == "system")
+    last = messages[-1]["content"] + system
+    return _chat([m for m in messages[:-1] if m["role"] != "system"] + [{"role": "user", "content": last}], encode)
+
+
+@chat_ids.mistake("An eos stands after every user's turn. It ends an assistant's only.")
+def _(encode, messages):
+    return _chat(messages, encode, closing=(4, 2))
+
+
+@chat_ids.mistake(NESTED)
+def _(encode, messages):
+    return _chat(messages, lambda text: [encode(text)])
+
+
+@chat_ids.mistake(NESTED)
+def _(encode, messages):
+    turns = {"user": lambda ids: [3, *ids, 4], "assistant": lambda ids: [*ids, 2]}
+    system = "".join(m["content"] + "\n\n" for m in messages if m["role"] == "system")
+    rest = [m["content"] for m in messages if m["role"] != "system"]
+    rest[-1] = system + rest[-1]
+    return [1] + [turns[("user", "assistant")[n % 2]](encode(text)) for n, text in enumerate(rest)]
+
+
+@chat_ids.mistake(BRACKETS)
+def _(encode, messages):
+    return _bracketed(messages, encode, [4])
+
+
+@chat_ids.mistake(BRACKETS)
+def _(encode, messages):
+    return _bracketed(messages, encode, [4, 2])
+
+
+@chat_ids.mistake(BRACKETS)
+def _(encode, messages):
+    return _bracketed(messages, encode, [2])
+
+
 @chat_ids.mistake("Assistant's turns are missing. What was said before belongs to the prompt.")
 def _(encode, messages):
     return _chat([m for m in messages if m["role"] != "assistant"], encode)
@@ -374,6 +490,7 @@ def streams():
         (decode, [*encode("x"), *fox[1:3], *encode("y"), *fox[1:]]),
         (decode, [*encode("a\ufffdb"), lost, *encode("c")]),
         (decode, encode("👨‍👩‍👧\n\tשלום  ")),
+        (decode, [lost] * 6),  # one chunk, at the end
         (decode, []),
     ]
 
@@ -433,9 +550,66 @@ def _(decode, ids):
     return [piece for piece in out if piece]
 
 
+AFRESH = (
+    "The ids that wait are decoded by themselves. Each chunk then starts afresh, so its first space goes. Decode everything so far, "
+    "and take what is new."
+)
+AT_SPACES = "The text is cut at its spaces. A chunk is what an id has added, with its space, and one word may take several ids."
+LETTERS = "The text is cut into characters. At most one chunk for an id, with all that is new in it."
+
+
 @stream_decode.mistake("Each id is decoded alone. Then the space before a word is lost, and a character of several bytes is never put together.")
 def _(decode, ids):
     return [piece for piece in (decode([token]) for token in ids) if piece]
+
+
+@stream_decode.mistake(AFRESH)
+def _(decode, ids):
+    chunks, waiting = [], []
+    for token in ids:
+        waiting.append(token)
+        text = decode(waiting)
+        if text and not text.endswith("\ufffd"):
+            chunks.append(text)
+            waiting = []
+    return chunks + [decode(waiting)] if decode(waiting) else chunks
+
+
+@stream_decode.mistake(AFRESH)
+def _(decode, ids):
+    chunks, waiting = [], []
+    for token in ids:
+        waiting.append(token)
+        text = decode(waiting)
+        if not text.endswith("\ufffd"):
+            chunks, waiting = chunks + [text] * bool(text), []
+    return chunks + [decode(waiting)] if decode(waiting) else chunks
+
+
+@stream_decode.mistake(AFRESH)
+def _(decode, ids):
+    chunks, waiting = [], []
+    for token in ids:
+        waiting.append(token)
+        if not decode(waiting).endswith("\ufffd"):
+            chunks, waiting = chunks + [decode(waiting)], []
+    return [chunk for chunk in chunks if chunk]
+
+
+@stream_decode.mistake(AT_SPACES)
+def _(decode, ids):
+    return decode(ids).split(" ")
+
+
+@stream_decode.mistake(AT_SPACES)
+def _(decode, ids):
+    return decode(ids).split()
+
+
+@stream_decode.mistake(AT_SPACES)
+def _(decode, ids):
+    first, *rest = decode(ids).split(" ")
+    return [first] * bool(first) + [" " + word for word in rest]
 
 
 @stream_decode.mistake("Half characters are handed out as �. Wait while the text so far ends in one.")
@@ -449,7 +623,7 @@ def _(decode, ids):
     return pieces
 
 
-@stream_decode.mistake("What is still held back when the ids end is lost. Joined, the pieces must be decode(ids), also when that ends in �.")
+@stream_decode.mistake("What is still held back when the ids end is lost. Joined, the chunks must be decode(ids), also when that ends in �.")
 def _(decode, ids):
     pieces, done = [], ""
     for n in range(1, len(ids) + 1):
@@ -494,7 +668,7 @@ def _(decode, ids):
     return pieces + [rest] if rest else pieces
 
 
-@stream_decode.mistake("Empty pieces are handed out, for ids that have no text or only half a character.")
+@stream_decode.mistake("Empty chunks are handed out, for ids that have no text or only half a character.")
 def _(decode, ids):
     pieces, done = [], ""
     for n in range(1, len(ids) + 1):
@@ -507,7 +681,7 @@ def _(decode, ids):
     return pieces + [decode(ids)[len(done) :]]
 
 
-@stream_decode.mistake("Each piece is the whole text so far. Hand out only what is new.")
+@stream_decode.mistake("Each chunk is the whole text so far. Hand out only what is new.")
 def _(decode, ids):
     pieces, done = [], ""
     for n in range(1, len(ids) + 1):
@@ -518,17 +692,28 @@ def _(decode, ids):
     return pieces
 
 
-@stream_decode.mistake("This is the whole text, in one piece at the end. A stream hands out what it can as soon as it can.")
+@stream_decode.mistake("This is the whole text, in one chunk at the end. A stream hands out what it can as soon as it can.")
 def _(decode, ids):
     return [decode(ids)] if ids else []
 
 
-@stream_decode.mistake("The text is cut into characters. One piece for an id, at most, with all that is new in it.")
+@stream_decode.mistake(LETTERS)
 def _(decode, ids):
     return list(decode(ids))
 
 
-@stream_decode.mistake("The text is right, but one string. Return a list of pieces, or yield them one by one.")
+@stream_decode.mistake(LETTERS)
+def _(decode, ids):
+    chunks, done = [], ""
+    for n in range(1, len(ids) + 1):
+        text = decode(ids[:n])
+        if not text.endswith("\ufffd"):
+            chunks += text[len(done) :]
+            done = text
+    return chunks + [decode(ids)[len(done) :]] if decode(ids) != done else chunks
+
+
+@stream_decode.mistake("The text is right, but one string. Return a list of chunks, or yield them one by one.")
 def _(decode, ids):
     return decode(ids)
 
@@ -545,6 +730,7 @@ def distributions():
     return [
         (small, 0.7),
         (small, 0.75),  # exactly what two hold
+        (small, 0.75001),  # a little more
         (small, 0.3),
         (small, 0.8),  # one of two equals
         (equal, 0.6),
@@ -638,6 +824,9 @@ def _ranked(q, p, needed, rescale=True, back=True):
     return kept / kept.sum() if rescale else kept
 
 
+ALL_NEEDED = "At p = 1 only one is kept, and all are needed: where no sum goes above p, argmax has only zeros before it, and says 0."
+
+
 @top_p.mistake("The token that reaches p is thrown out too. Those before it do not hold p yet, so it is needed.")
 def _(q, p):
     return _ranked(q, p, lambda ranked, ends, p: ends < p)
@@ -722,6 +911,31 @@ def _(q, p):
 @top_p.mistake("Only the likeliest is kept. That is what temperature 0 does.")
 def _(q, p):
     return torch.nn.functional.one_hot(q.argmax(), len(q)).float()
+
+
+@top_p.mistake("A sum just below p is taken for p. 0.75 is less than 0.75001, so one more is needed: compare the sums as they are.")
+def _(q, p):
+    return _ranked(q, p, lambda ranked, ends, p: ends - ranked < p - 1e-4)
+
+
+@top_p.mistake(ALL_NEEDED)
+def _(q, p):
+    return _ranked(q, p, lambda ranked, ends, p: torch.arange(len(q)) < max(1, int((ends - ranked >= p).int().argmax())))
+
+
+@top_p.mistake(ALL_NEEDED)
+def _(q, p):
+    return _ranked(q, p, lambda ranked, ends, p: torch.arange(len(q)) <= int((ends > p).int().argmax()))
+
+
+@top_p.mistake("p is taken for a share of the vocabulary. It is a share of the probability, however many tokens that takes.")
+def _(q, p):
+    return _ranked(q, p, lambda ranked, ends, p: torch.arange(len(q)) < max(1, int(p * len(q))))
+
+
+@top_p.mistake("p is taken for a share of the vocabulary. It is a share of the probability, however many tokens that takes.")
+def _(q, p):
+    return _ranked(q, p, lambda ranked, ends, p: torch.arange(len(q)) < int(p * len(q)))
 
 
 @top_p.mistake("Nothing is cut.")
