@@ -1,7 +1,10 @@
 """Settings for all tests: no network, one thread a process (the models are tiny and tests run side by side)."""
 
 import os
+import signal
 
+# Started in the background a process ignores SIGINT, by which the exercises stop a loop without end; it would spin for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
