@@ -102,7 +102,7 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     nb.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO})
     nb.nbformat, nb.nbformat_minor = 4, 5
     for cell in nb.cells:
-        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in ("jupyter", "tags") if key in cell.metadata})
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {})
         for number, output in enumerate(cell.get("outputs", [])):
             if WIDGET in output.get("data", {}):
                 output.data[WIDGET].model_id = hashlib.sha256(f"{cell.id} {number}".encode()).hexdigest()[:32]

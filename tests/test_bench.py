@@ -30,14 +30,17 @@ def test_a_ratio_is_of_rounds_and_says_when_it_shows_nothing():
         measure.ratio([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
-def test_peak_memory_counts_what_was_freed_again():
-    def call():
-        x = torch.zeros(250_000)
-        y = x + 1  # 2 MB at once
-        del x
-        return y
+def test_the_peak_is_what_was_in_use_at_once():
+    def one_after_the_other():
+        for _ in range(5):
+            torch.zeros(250_000).sum()
 
-    assert 2_000_000 <= measure.peak_bytes(call, "cpu") <= 2_010_000
+    def both_at_once():
+        kept = [torch.zeros(250_000) for _ in range(5)]
+        return len(kept)
+
+    one, five = measure.peak_bytes(one_after_the_other, "cpu"), measure.peak_bytes(both_at_once, "cpu")
+    assert 1_000_000 <= one < 1_100_000 and 5_000_000 <= five < 5_100_000
 
 
 def test_the_record_holds_every_sample_and_who_was_measured(tmp_path, capsys):

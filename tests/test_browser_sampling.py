@@ -3,16 +3,11 @@
 SCREENSHOTS=folder saves pictures of it.
 """
 
-import base64
 import os
 import random
-import statistics
-import time
 from pathlib import Path
 
-import browser
-import execute
-import nbformat
+import live_widget
 import pytest
 import torch
 
@@ -20,10 +15,7 @@ import minimistral as mm
 from minimistral.generation import probabilities
 from minimistral.widgets.sampling import SHOWN, STOPS, Cut, SamplingWidget
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(browser.find_chromium() is None, reason=f"no Chromium: {browser.INSTALL}"),
-]
+pytestmark = live_widget.MARKS
 PROMPT = "It was Grandma's birthday. Noah wanted to give her a"
 START = dict(temperature=1.0, top_p=0.8)
 SOURCE = f"""import minimistral as mm
@@ -42,14 +34,6 @@ AT = """stops => {
     return {...host.shown, said: host.querySelector('.mm-said').textContent, drawn: host.querySelector('.mm-drawn').textContent,
         keptBars: bars('mm-kept'), cutBars: bars('mm-cut')};
 }"""
-#: from the key press, as the browser stamped it, to the frame after the picture changed
-WATCH = """() => {
-    const taken = window.taken = [];
-    let pressed = 0;
-    document.addEventListener('keydown', event => { pressed = event.timeStamp; }, true);
-    new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => taken.push(performance.now() - pressed))))
-        .observe(document.querySelector('.mm-sampling svg'), {childList: true});
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +43,14 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, tiny):
-    folder = tmp_path_factory.mktemp("sampling")
-    run = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SOURCE), nbformat.v4.new_code_cell(SOURCE)])
-    bundle = SamplingWidget(*tiny, PROMPT, **START)._repr_mimebundle_()
-    bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
-    shown = nbformat.v4.new_output("execute_result", data=bundle, execution_count=1)
-    saved = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SOURCE, execution_count=1, outputs=[shown])])
-    for name, nb in (("run", run), ("saved", saved)):
-        (folder / f"{name}.ipynb").write_text(nbformat.writes(execute.tidy(nb)), encoding="utf-8")
-    with browser.Lab(folder) as lab:
+    with live_widget.lab(tmp_path_factory.mktemp("sampling"), [SOURCE, SOURCE], SamplingWidget(*tiny, PROMPT, **START)) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 def notebook(lab):
-    notebook = lab.open_notebook("run.ipynb")
-    notebook.run_all()
-    notebook.page.wait_for_selector(".mm-sampling[data-live] svg rect.mm-kept")
-    yield notebook
-    notebook.close()
+    with live_widget.live(lab, ".mm-sampling[data-live] svg rect.mm-kept") as notebook:
+        yield notebook
 
 
 def picked(stops):
@@ -153,12 +126,7 @@ def test_twenty_lots_are_the_ones_that_python_draws_and_follow_the_cut(notebook,
 
 
 def test_keys_pressed_in_it_do_nothing_to_the_notebook(notebook):
-    before, outer = notebook.cells(), "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
-    active = notebook.page.evaluate(outer)
-    for css in (".mm-top_p", ".mm-draw"):
-        for key in ("ArrowUp", "ArrowDown", "b", "d", "d", "x", "m", "Enter"):
-            notebook.press(css, key)
-    assert notebook.cells() == before and notebook.page.evaluate(outer) == active
+    assert live_widget.keeps_its_keys(notebook, ".mm-top_p", ".mm-draw")
 
 
 def test_a_second_one_lives_beside_the_first(notebook):
@@ -170,19 +138,8 @@ def test_a_second_one_lives_beside_the_first(notebook):
 
 
 def test_from_key_press_to_picture_in_30_ms(notebook):
-    page, medians = notebook.page, []
-    page.evaluate(WATCH)
-    for _ in range(3):  # the best of three: what is measured is the widget, not what else the machine has to do
-        page.evaluate("() => { window.taken.length = 0; }")
-        for key in ["ArrowRight"] * 10 + ["ArrowLeft"] * 10:
-            notebook.press(".mm-temperature", key)
-            time.sleep(0.05)
-        page.wait_for_function("() => window.taken.length >= 20")
-        medians.append(statistics.median(page.evaluate("() => window.taken")))
-        if medians[-1] <= 30:
-            break
-    print(f"\nkey press to picture: {', '.join(f'{ms:.1f}' for ms in medians)} ms (medians of 20)")
-    assert min(medians) <= 30
+    keys = ["ArrowRight"] * 10 + ["ArrowLeft"] * 10
+    assert live_widget.milliseconds(notebook, ".mm-temperature", ".mm-sampling svg", keys) <= 30
 
 
 def test_nothing_is_asked_of_the_network(notebook):
@@ -190,11 +147,6 @@ def test_nothing_is_asked_of_the_network(notebook):
 
 
 def test_without_scripts_the_still_picture_remains(lab):
-    """A notebook that is opened and not run is not trusted: JupyterLab takes its scripts away."""
-    saved = lab.open_notebook("saved.ipynb")
-    image = saved.page.locator(".jp-OutputArea-output img")
-    image.wait_for()
-    assert saved.page.locator(".mm-sliders").count() == 0
-    assert image.evaluate("image => image.complete && image.naturalWidth") > 500
-    assert "of 2,048 tokens can be drawn" in image.get_attribute("alt")
-    saved.close()
+    with live_widget.saved(lab, "sampling") as saved:
+        assert "of 2,048 tokens can be drawn" in live_widget.still_picture(saved).get_attribute("alt")
+        assert saved.page.locator(".mm-sliders").count() == 0

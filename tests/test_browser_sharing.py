@@ -3,23 +3,15 @@
 SCREENSHOTS=folder saves pictures of it.
 """
 
-import base64
 import os
-import statistics
-import time
 from pathlib import Path
 
-import browser
-import execute
-import nbformat
+import live_widget
 import pytest
 
 from minimistral.widgets.sharing import HeadMap
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(browser.find_chromium() is None, reason=f"no Chromium: {browser.INSTALL}"),
-]
+pytestmark = live_widget.MARKS
 
 SOURCE = "from minimistral.widgets import sharing\n\nsharing.HeadMap(32, 8)"
 #: which key head the line from each query head ends at, by its place among the key heads' boxes; how the byte bar is labelled
@@ -32,38 +24,18 @@ DRAWN = """() => {
     return {used, kv: below.length, heads: boxes.length - below.length,
         words: [...svg.querySelectorAll('text')].map(text => text.textContent)};
 }"""
-#: from the key press, as the browser stamped it, to the frame after the picture changed
-WATCH = """() => {
-    const host = document.querySelector('.mm-sharing'), taken = window.taken = [];
-    let pressed = 0;
-    document.addEventListener('keydown', event => { pressed = event.timeStamp; }, true);
-    new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => taken.push(performance.now() - pressed))))
-        .observe(host.querySelector('svg'), {childList: true});
-}"""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharing")
-    run = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SOURCE), nbformat.v4.new_code_cell("2")])
-    bundle = HeadMap(32, 8)._repr_mimebundle_()
-    bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
-    saved = nbformat.v4.new_code_cell(
-        SOURCE, execution_count=1, outputs=[nbformat.v4.new_output("execute_result", data=bundle, execution_count=1)]
-    )
-    for name, nb in (("run", run), ("saved", nbformat.v4.new_notebook(cells=[saved]))):
-        (folder / f"{name}.ipynb").write_text(nbformat.writes(execute.tidy(nb)), encoding="utf-8")
-    with browser.Lab(folder) as lab:
+    with live_widget.lab(tmp_path_factory.mktemp("sharing"), [SOURCE, "2"], HeadMap(32, 8)) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 def notebook(lab):
-    notebook = lab.open_notebook("run.ipynb")
-    notebook.run_all()
-    notebook.page.wait_for_selector(".mm-sharing[data-live] svg line")
-    yield notebook
-    notebook.close()
+    with live_widget.live(lab, ".mm-sharing[data-live] svg line") as notebook:
+        yield notebook
 
 
 def shown(notebook) -> HeadMap:
@@ -99,25 +71,11 @@ def test_it_follows_the_keys_and_draws_what_python_computed(notebook):
 
 
 def test_keys_pressed_in_it_do_nothing_to_the_notebook(notebook):
-    before, outer = notebook.cells(), "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
-    active = notebook.page.evaluate(outer)
-    for key in ("ArrowUp", "ArrowDown", "b", "d", "d", "x", "m"):
-        notebook.press(".mm-heads", key)
-    assert notebook.cells() == before and notebook.page.evaluate(outer) == active
+    assert live_widget.keeps_its_keys(notebook, ".mm-heads")
 
 
 def test_from_key_press_to_picture_in_30_ms(notebook):
-    page, medians = notebook.page, []
-    page.evaluate(WATCH)
-    for _ in range(3):  # the best of three: what is measured is the map, not what else the machine has to do
-        page.evaluate("() => { window.taken.length = 0; }")
-        for key in ["ArrowLeft", "ArrowRight"] * 10:
-            notebook.press(".mm-heads", key)
-            time.sleep(0.05)
-        page.wait_for_function("() => window.taken.length >= 20")
-        medians.append(statistics.median(page.evaluate("() => window.taken")))
-    print(f"\nkey press to picture: {', '.join(f'{ms:.1f}' for ms in medians)} ms (medians of 20)")
-    assert min(medians) <= 30
+    assert live_widget.milliseconds(notebook, ".mm-heads", ".mm-sharing svg", ["ArrowLeft", "ArrowRight"] * 10) <= 30
 
 
 def test_nothing_is_asked_of_the_network(notebook):
@@ -125,12 +83,6 @@ def test_nothing_is_asked_of_the_network(notebook):
 
 
 def test_without_scripts_the_still_picture_remains(lab):
-    """A notebook that is opened and not run is not trusted: JupyterLab takes its scripts away."""
-    saved = lab.open_notebook("saved.ipynb")
-    image = saved.page.locator(".jp-OutputArea-output img")
-    image.wait_for()
-    assert saved.page.locator("svg.mm-map").count() == 0
-    assert image.evaluate("image => image.complete && image.naturalWidth") > 500
-    if folder := os.environ.get("SCREENSHOTS"):
-        saved.screenshot(Path(folder) / "sharing_saved.png")
-    saved.close()
+    with live_widget.saved(lab, "sharing") as saved:
+        live_widget.still_picture(saved)
+        assert saved.page.locator("svg.mm-map").count() == 0

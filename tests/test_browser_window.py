@@ -3,26 +3,18 @@
 SCREENSHOTS=folder saves pictures of it.
 """
 
-import base64
 import os
-import statistics
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import browser
-import execute
-import nbformat
+import live_widget
 import pytest
 
 import minimistral as mm
 from minimistral import masks
 from minimistral.widgets import window as view
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(browser.find_chromium() is None, reason=f"no Chromium: {browser.INSTALL}"),
-]
+pytestmark = live_widget.MARKS
 
 SENTENCE = "Ginger always slept in the wooden box. Then Ginger was gone. Lily found it in the"
 ODD = 'Tom said "<b>" & then </script> he `ran`'
@@ -39,14 +31,6 @@ DRAWN = """() => {
         bars: [...svg.querySelectorAll('rect.bar')].map(bar => bar.height.baseVal.value / 66),
         said: document.querySelector('.mm-window-said').textContent, label: svg.getAttribute('aria-label')};
 }"""
-#: from the key press, as the browser stamped it, to the frame after the picture changed
-WATCH = """() => {
-    const host = document.querySelector('.mm-window'), taken = window.taken = [];
-    let pressed = 0;
-    document.addEventListener('keydown', event => { pressed = event.timeStamp; }, true);
-    new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => taken.push(performance.now() - pressed))))
-        .observe(host.querySelector('svg'), {childList: true});
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +40,15 @@ def seen():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, seen):
-    folder = tmp_path_factory.mktemp("window")
     cells = [SETUP, SOURCE, f"view.explore(model, tokenizer, {ODD!r})", "2"]
-    run = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    bundle = seen._repr_mimebundle_()
-    bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
-    saved = nbformat.v4.new_code_cell(
-        SOURCE, execution_count=1, outputs=[nbformat.v4.new_output("execute_result", data=bundle, execution_count=1)]
-    )
-    for name, nb in (("run", run), ("saved", nbformat.v4.new_notebook(cells=[saved]))):
-        (folder / f"{name}.ipynb").write_text(nbformat.writes(execute.tidy(nb)), encoding="utf-8")
-    with browser.Lab(folder) as lab:
+    with live_widget.lab(tmp_path_factory.mktemp("window"), cells, seen) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 def notebook(lab):
-    notebook = lab.open_notebook("run.ipynb")
-    notebook.run_all()
-    notebook.page.wait_for_selector(".mm-window[data-live] svg circle")
-    yield notebook
-    notebook.close()
+    with live_widget.live(lab, ".mm-window[data-live] svg circle") as notebook:
+        yield notebook
 
 
 def shown(notebook, seen) -> view.Seen:
@@ -148,28 +120,13 @@ def test_a_second_one_lives_beside_it_and_shows_its_text_as_text(notebook):
 
 
 def test_keys_pressed_in_it_do_nothing_to_the_notebook(notebook):
-    before, outer = notebook.cells(), "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
-    active = notebook.page.evaluate(outer)
-    for key in ("ArrowUp", "ArrowDown", "b", "d", "d", "x", "m"):
-        notebook.press(".mm-window-window", key)
-    assert notebook.cells() == before and notebook.page.evaluate(outer) == active
+    assert live_widget.keeps_its_keys(notebook, ".mm-window-window")
 
 
 def test_from_key_press_to_picture_in_30_ms(notebook):
-    page, medians = notebook.page, []
-    notebook.press(".mm-window-layers", "End")
-    notebook.press(".mm-window-window", "End")  # the fullest picture
-    notebook.press(".mm-window-query", "End")
-    page.evaluate(WATCH)
-    for _ in range(3):  # the best of three: what is measured is the widget, not what else the machine has to do
-        page.evaluate("() => { window.taken.length = 0; }")
-        for key in ["ArrowLeft", "ArrowRight"] * 10:
-            notebook.press(".mm-window-window", key)
-            time.sleep(0.05)
-        page.wait_for_function("() => window.taken.length >= 20")
-        medians.append(statistics.median(page.evaluate("() => window.taken")))
-    print(f"\nkey press to picture: {', '.join(f'{ms:.1f}' for ms in medians)} ms (medians of 20)")
-    assert min(medians) <= 30
+    for slider in ("layers", "window", "query"):  # the fullest picture
+        notebook.press(f".mm-window-{slider}", "End")
+    assert live_widget.milliseconds(notebook, ".mm-window-window", ".mm-window svg", ["ArrowLeft", "ArrowRight"] * 10) <= 30
 
 
 def test_nothing_is_asked_of_the_network(notebook):
@@ -177,12 +134,6 @@ def test_nothing_is_asked_of_the_network(notebook):
 
 
 def test_without_scripts_the_still_picture_remains(lab):
-    """A notebook that is opened and not run is not trusted: JupyterLab takes its scripts away."""
-    saved = lab.open_notebook("saved.ipynb")
-    image = saved.page.locator(".jp-OutputArea-output img")
-    image.wait_for()
-    assert saved.page.locator(".mm-window svg").count() == 0
-    assert image.evaluate("image => image.complete && image.naturalWidth") > 500
-    if folder := os.environ.get("SCREENSHOTS"):
-        saved.screenshot(Path(folder) / "window_saved.png")
-    saved.close()
+    with live_widget.saved(lab, "window") as saved:
+        live_widget.still_picture(saved)
+        assert saved.page.locator(".mm-window svg").count() == 0

@@ -55,7 +55,7 @@ def code_problems(cell) -> list[str]:
     found = []
     if (length := len(cell.source.splitlines())) > MOST_CODE_LINES:
         found.append(f"{length} lines of code; at most {MOST_CODE_LINES}")
-    if extra := set(cell.metadata) - {"jupyter", "tags"}:
+    if extra := set(cell.metadata) - {"tags"}:
         found.append(f"metadata {sorted(extra)}: make notebooks takes them away")
     found += ["it ends in an error" for output in cell.outputs if output.output_type == "error"]
     for output in cell.outputs:

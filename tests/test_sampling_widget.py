@@ -194,11 +194,6 @@ def test_pieces_in_words_and_colours():
     assert both == "'Hello world', v1 (2 ids): ▁Hello 22557 | ▁world 1526\n'Hello world', v3 (2 ids): ▁Hello 23325 | ▁world 2294"
 
 
-def test_folded_text_is_shut_and_escaped():
-    page = sampling.Folded("more", "a < b")._repr_mimebundle_()
-    assert page["text/plain"] == "a < b" and "<details>" in page["text/html"] and "a &lt; b" in page["text/html"]
-
-
 def test_every_picture_has_a_text_twin(tiny):
     made = [sampling.draw(Cut.predicted(*tiny, PROMPT, top_k=9)), sampling.lengths([384, 512], [418, 294], 595)]
     for picture in made:
@@ -270,3 +265,15 @@ def test_the_twins_of_the_puzzle_look_alike_and_are_read_differently(tiny):
 def test_random_ids_can_be_looked_at(tiny):
     ids = random_ids(1, 30, vocab_size=2048)[0].tolist()
     assert f"({len(ids)} ids)" in repr(Pieces([("any", tiny[1], ids)]))
+
+
+def test_the_answers_on_the_page_are_what_the_widget_shows(tiny):
+    """Chapter 08 asks for them under the widget and gives them folded."""
+    flat = Cut.predicted(*tiny, PROMPT, temperature=3.0)
+    assert f"{flat.stages[-1][SHOWN:].sum():.1%}" == "80.7%"
+    for settings, kept in ((dict(top_p=0.9), 1_008), (dict(min_p=0.1), 146)):
+        assert (Cut.predicted(*tiny, PROMPT, temperature=3.0, **settings).stages[-1] > 0).sum() == kept
+    for settings in (dict(top_k=23), dict(top_p=0.9), dict(min_p=0.06)):
+        assert next(iter(settings.values())) in STOPS[next(iter(settings))]
+        cut = Cut.predicted(*tiny, PROMPT, **settings)
+        assert (cut.stages[-1] > 0).sum() == cut.pieces.index("▁for") == SHOWN - 1 and cut.pieces[SHOWN] == "▁blue"

@@ -7,7 +7,7 @@ import minimistral as mm
 from minimistral import course
 from minimistral.attention import weights
 from minimistral.widgets import attention, tour
-from minimistral.widgets.picture import Picture
+from minimistral.widgets.picture import Folded, Picture
 from minimistral.widgets.record import best_head, record
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -94,3 +94,8 @@ def test_library_source_is_folded_and_is_the_library_s():
     assert inspect.getsource(rope).rstrip() in shown["text/plain"]
     assert shown["text/html"].startswith("<details><summary") and " open" not in shown["text/html"].split(">")[0]
     assert "attend and minimistral.rope, from minimistral/attention.py" in shown["text/html"]
+
+
+def test_folded_text_is_shut_and_escaped():
+    page = Folded("more", "a < b")._repr_mimebundle_()
+    assert page["text/plain"] == "a < b" and "<details>" in page["text/html"] and "a &lt; b" in page["text/html"]

@@ -48,15 +48,13 @@ def contenders(q, k, v, W) -> tuple[dict, dict]:
     at = masks.positions(q.shape[2], q.device)
     mask = masks.dense(at, at, W)
     full = {"causal": partial(F.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True)}
-    methods = ("triangles",)
-    if q.is_cuda:
-        full = {name: call for name, call in causal_kernels(q, k, v).items() if runs(call)}
-        methods = ("triangles", "varlen", "flex")
     windowed = {"mask": partial(attend_masked, q, k, v, mask), "auto": partial(mm.attend, q, k, v, W)}
-    windowed |= {name: partial(mm.attend, q, k, v, W, name) for name in methods if not lacking(name, q)}
-    if not q.is_cuda:
-        del windowed["triangles"]  # that is what auto is there
-    return full, {name: call for name, call in windowed.items() if runs(call)}
+    if q.is_cuda:  # on a CPU auto is the triangles, and flex no rival
+        full = causal_kernels(q, k, v)
+        methods = [name for name in ("triangles", "varlen", "flex") if not lacking(name, q)]
+        windowed |= {name: partial(mm.attend, q, k, v, W, name) for name in methods}
+    full, windowed = ({name: call for name, call in calls.items() if runs(call)} for calls in (full, windowed))
+    return full, windowed
 
 
 def causal_kernels(q, k, v) -> dict:

@@ -62,7 +62,7 @@ def ratio(slow: list[float], fast: list[float]) -> Ratio:
     return Ratio(median(each), low, high)
 
 
-def peak_bytes(call, device: str) -> int:
+def peak_bytes(call, device: str = "cpu") -> int:
     """The most memory that PyTorch held during a call beyond what it held before, its result included."""
     if device == "cuda":
         torch.cuda.synchronize()

@@ -594,22 +594,20 @@ def _(q, k, v, keys, values, position):
     return torch.einsum("s,sd->d", weights, values[seen]), keys, values
 
 
-@ring_step.mistake("It looks before it writes: the token does not see itself, and it sees the one that has just fallen out of the window.")
-def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    n = min(position + 1, W)
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+def put(keys, values, k, v, slot):
+    """Copies with one slot written: what most of the mistakes below get right."""
     keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    return out, keys, values
+    keys[slot], values[slot] = k, v
+    return keys, values
 
 
-@ring_step.mistake("Slots that were never written are looked at. Before the ring is full only the first position + 1 slots hold a token.")
-def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    return (keys @ q / math.sqrt(D)).softmax(0) @ values, keys, values
+def look(q, keys, values):
+    return (keys @ q / math.sqrt(len(q))).softmax(0) @ values
+
+
+def stored(keys, values, k, v, position):
+    """The right keys and values, and how many slots hold a token."""
+    return *put(keys, values, k, v, position % len(keys)), min(position + 1, len(keys))
 
 
 SMALL = ("The scores of empty slots get a small number such as -100 instead of minus infinity. What is small depends on the other scores: "
@@ -618,294 +616,220 @@ LATE = ("It masks after the softmax. By then the empty slots have taken their we
         "leave those slots out.")
 
 
-@ring_step.mistake(SMALL)
+@ring_step.mistake("It looks before it writes: the token does not see itself, and it sees the one that has just fallen out of the window.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    empty = torch.arange(W) > position
-    scores = keys @ q / math.sqrt(D)
-    out = scores.masked_fill(empty, -100.0).softmax(0) @ values
-    return out, keys, values
+    n = min(position + 1, len(keys))
+    return look(q, keys[:n], values[:n]), *put(keys, values, k, v, position % len(keys))
+
+
+@ring_step.mistake("Slots that were never written are looked at. Before the ring is full only the first position + 1 slots hold a token.")
+def _(q, k, v, keys, values, position):
+    keys, values, _ = stored(keys, values, k, v, position)
+    return look(q, keys, values), keys, values
 
 
 @ring_step.mistake(SMALL)
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    empty = torch.arange(W) > position
-    scores = keys @ q / math.sqrt(D)
-    out = (scores - 100.0 * empty).softmax(0) @ values
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    scores = keys @ q / math.sqrt(len(q))
+    scores[n:] = -100.0
+    return scores.softmax(0) @ values, keys, values
+
+
+@ring_step.mistake(SMALL)
+def _(q, k, v, keys, values, position):
+    keys, values, n = stored(keys, values, k, v, position)
+    scores = keys @ q / math.sqrt(len(q))
+    scores[n:] -= 100.0
+    return scores.softmax(0) @ values, keys, values
 
 
 @ring_step.mistake("The scores of empty slots are set to 0. But e^0 is 1, so they take weight; minus infinity gives none.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    empty = torch.arange(W) > position
-    scores = keys @ q / math.sqrt(D)
-    out = scores.masked_fill(empty, 0.0).softmax(0) @ values
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    scores = keys @ q / math.sqrt(len(q))
+    scores[n:] = 0.0
+    return scores.softmax(0) @ values, keys, values
 
 
 @ring_step.mistake(LATE)
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    empty = torch.arange(W) > position
-    weights = (keys @ q / math.sqrt(D)).softmax(0).masked_fill(empty, 0.0)
-    out = weights @ values
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    weights = (keys @ q / math.sqrt(len(q))).softmax(0)
+    weights[n:] = 0.0
+    return weights @ values, keys, values
 
 
 @ring_step.mistake(LATE)
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    empty = torch.arange(W) > position
-    weights = (keys @ q / math.sqrt(D)).softmax(0).masked_fill(empty, 0.0)
-    out = weights / weights.sum() @ values
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    weights = (keys @ q / math.sqrt(len(q))).softmax(0)
+    weights[n:] = 0.0
+    return weights / weights.sum() @ values, keys, values
 
 
 @ring_step.mistake("The keys are put in the order of the text and the values are not: each key now stands beside another token's value. Move both, or "
                    "neither.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    ordered = keys.roll(-(position + 1), 0) if position >= W else keys  # the oldest first
-    out = (ordered[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    ordered = keys.roll(-(position + 1), 0) if position >= len(keys) else keys  # the oldest first
+    return look(q, ordered[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("The values are put in the order of the text and the keys are not: each value now stands beside another token's key. Move both, or "
                    "neither.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    ordered = values.roll(-(position + 1), 0) if position >= W else values
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ ordered[:n]
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    ordered = values.roll(-(position + 1), 0) if position >= len(keys) else values
+    return look(q, keys[:n], ordered[:n]), keys, values
 
 
 @ring_step.mistake("The scores are divided by D. It is the square root of D.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    out = (keys[:n] @ q / D).softmax(0) @ values[:n]
-    return out, keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    return look(q / math.sqrt(len(q)), keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("keys and values come back in each other's place: return the result, then keys, then values.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
+    out, keys, values = ring_step.answer(q, k, v, keys, values, position)
     return out, values, keys
 
 
 @ring_step.mistake("Only the token's result is returned. Three things are asked for: the result, keys and values.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
-    return out
+    return ring_step.answer(q, k, v, keys, values, position)[0]
 
 
 @ring_step.mistake("The result is right and the keys too, but the old values are returned.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    old = values
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
-    return out, keys, old
+    out, new, _ = ring_step.answer(q, k, v, keys, values, position)
+    return out, new, values
 
 
 @ring_step.mistake("The result is right and the values too, but the old keys are returned.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    old = keys
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
-    return out, old, values
+    out, _, new = ring_step.answer(q, k, v, keys, values, position)
+    return out, keys, new
 
 
 @ring_step.mistake("It looks at W - 1 slots only, and never at the last one. W counts the token itself, so in a full ring it sees all W slots.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W - 1)
-    out = (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n]
-    return out, keys, values
+    keys, values, _ = stored(keys, values, k, v, position)
+    n = min(position + 1, len(keys) - 1)
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("It looks only at the slots up to the one just written. Once the ring is full, those behind it hold tokens too.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values, slot = keys.clone(), values.clone(), position % W
-    keys[slot], values[slot] = k, v
-    return (keys[: slot + 1] @ q / math.sqrt(D)).softmax(0) @ values[: slot + 1], keys, values
+    keys, values, _ = stored(keys, values, k, v, position)
+    n = position % len(keys) + 1
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("After the ring is full, every token goes to the last slot. The slot is position mod W.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values, slot = keys.clone(), values.clone(), min(position, W - 1)
-    keys[slot], values[slot] = k, v
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    n = min(position + 1, len(keys))
+    keys, values = put(keys, values, k, v, n - 1)
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("position itself is taken for the slot. It is, until position reaches W; from there on it is position mod W.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position], values[position] = k, v
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    n = min(position + 1, len(keys))
+    keys, values = put(keys, values, k, v, position)
+    return look(q, keys[:n], values[:n]), keys, values
 
 
-@ring_step.mistake("The result is right, but the others have moved up. In a ring nobody moves: only slot position mod W changes.")
+@ring_step.mistake("The others have moved up. In a ring nobody moves: only slot position mod W changes.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    if position < W:
-        keys, values = keys.clone(), values.clone()
-        keys[position], values[position] = k, v
-    else:
-        keys, values = torch.cat((keys[1:], k[None])), torch.cat((values[1:], v[None]))
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    if position < len(keys):
+        return ring_step.answer(q, k, v, keys, values, position)
+    keys, values = torch.cat((keys[1:], k[None])), torch.cat((values[1:], v[None]))
+    return look(q, keys, values), keys, values
 
 
 @ring_step.mistake("The ring has grown: key and value were appended. With W slots, one is written over.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    n = min(position, W)
+    n = min(position, len(keys))
     keys, values = torch.cat((keys[:n], k[None])), torch.cat((values[:n], v[None]))
-    return (keys @ q / math.sqrt(D)).softmax(0) @ values, keys, values
+    return look(q, keys, values), keys, values
 
 
 @ring_step.mistake("The key is written and the value is not: the new key now stands beside an old value.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys = keys.clone()
-    keys[position % W] = k
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    keys, _, n = stored(keys, values, k, v, position)
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("k was written into the values too. The values get v.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, k
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    keys, values, n = stored(keys, values, k, k, position)
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("The result is right, but the old keys and values are returned: the next token would not know of this one.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    written, taken = keys.clone(), values.clone()
-    written[position % W], taken[position % W] = k, v
-    n = min(position + 1, W)
-    return (written[:n] @ q / math.sqrt(D)).softmax(0) @ taken[:n], keys, values
+    return ring_step.answer(q, k, v, keys, values, position)[0], keys, values
 
 
 @ring_step.mistake("The number of filled slots is counted before the new token is written, so a ring that is not yet full leaves the new token out.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = max(min(position, W), 1)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    n = max(min(position, len(keys)), 1)
+    keys, values, _ = stored(keys, values, k, v, position)
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("The slot is one too far: the first token, at position 0, goes to slot 0.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[(position + 1) % W], values[(position + 1) % W] = k, v
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    n = min(position + 1, len(keys))
+    keys, values = put(keys, values, k, v, (position + 1) % len(keys))
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("The slot is position mod D, and D is the size of the head. The number of slots is W, the first number of keys.shape.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % D], values[position % D] = k, v
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    n = min(position + 1, len(keys))
+    keys, values = put(keys, values, k, v, position % len(q))
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("The oldest token that may still be seen is left out: W counts the token itself, so it sees W slots, not W - 1.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
+    W = len(keys)
+    keys, values, _ = stored(keys, values, k, v, position)
     seen = [p % W for p in range(max(0, position - W + 2), position + 1)] or [0]
-    return (keys[seen] @ q / math.sqrt(D)).softmax(0) @ values[seen], keys, values
+    return look(q, keys[seen], values[seen]), keys, values
 
 
 @ring_step.mistake("It uses one slot too few: position mod W - 1, so the last slot is never written. W counts the token itself, so there are W slots.")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    size = max(W - 1, 1)
-    keys, values = keys.clone(), values.clone()
-    keys[position % size], values[position % size] = k, v
+    size = max(len(keys) - 1, 1)
+    keys, values = put(keys, values, k, v, position % size)
     n = min(position + 1, size)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("It writes into the keys and values it was given. The library does that too; here the check wants copies: keys.clone().")
 def _(q, k, v, keys, values, position):
-    W, D = keys.shape
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
-    return (keys[:n] @ q / math.sqrt(D)).softmax(0) @ values[:n], keys, values
+    n = min(position + 1, len(keys))
+    keys[position % len(keys)], values[position % len(keys)] = k, v
+    return look(q, keys[:n], values[:n]), keys, values
 
 
 @ring_step.mistake("The scores are not divided by the square root of D.")
 def _(q, k, v, keys, values, position):
-    W = len(keys)
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    n = min(position + 1, W)
+    keys, values, n = stored(keys, values, k, v, position)
     return (keys[:n] @ q).softmax(0) @ values[:n], keys, values
 
 
 @ring_step.mistake("Nothing is weighed: this is the plain average of the values.")
 def _(q, k, v, keys, values, position):
-    W = len(keys)
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
-    return values[: min(position + 1, W)].mean(0), keys, values
+    keys, values, n = stored(keys, values, k, v, position)
+    return values[:n].mean(0), keys, values
 
 
 @ring_step.mistake("The token sees only itself: what is stored was not used.")
 def _(q, k, v, keys, values, position):
-    W = len(keys)
-    keys, values = keys.clone(), values.clone()
-    keys[position % W], values[position % W] = k, v
+    keys, values, _ = stored(keys, values, k, v, position)
     return v, keys, values

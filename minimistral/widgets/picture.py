@@ -1,5 +1,6 @@
 """A picture and its text twin, for readers with a kernel, without one, and for tests, which compare the text."""
 
+import html
 import io
 
 
@@ -31,6 +32,21 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"image/png": self.png, "text/plain": self.text}
+
+
+class Folded:
+    """Text that stays shut until it is asked for. (JupyterLab opens a cell's hidden output whenever the cell runs.)"""
+
+    def __init__(self, title: str, text: str):
+        self.title, self.text = title, text
+
+    def __repr__(self):
+        return self.text
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        title, text = html.escape(self.title), html.escape(self.text)
+        shut = f"<details><summary style='cursor:pointer'>{title}</summary><pre style='line-height:1.35'>{text}</pre></details>"
+        return {"text/html": shut, "text/plain": self.text}
 
 
 def figure(width: float, height: float, **subplots):

@@ -4,7 +4,6 @@ As everywhere, three kinds of nothing are drawn in three ways: the future (grey)
 what is seen but hardly attended (pale yellow). The probe adds a fourth, which no healthy cache has: in the window, and not seen.
 """
 
-import os
 import textwrap
 from dataclasses import dataclass
 
@@ -131,21 +130,6 @@ def _legend(made, ax, used):
 
 
 # --- what a chunk size costs ----------------------------------------------------------------------------------------------
-
-
-def peak_bytes(run, *arguments) -> int:
-    """The most memory that PyTorch had handed out at any moment while run(*arguments) ran, beyond what it had before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler keeps its diary to itself
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run(*arguments)
-    now = most = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            most = max(most, now)
-    return most
 
 
 def costs(sizes: list[int], seconds: list[float], peaks: list[int], window: int) -> Picture:

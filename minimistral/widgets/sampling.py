@@ -362,21 +362,6 @@ class Pieces:
         return f'<div dir="ltr" style="max-width:860px;font:13px sans-serif">{"".join(out)}</div>'
 
 
-class Folded:
-    """Text that stays shut until it is asked for."""
-
-    def __init__(self, title: str, text: str):
-        self.title, self.text = title, text
-
-    def __repr__(self):
-        return self.text
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        title, text = html.escape(self.title), html.escape(self.text)
-        shut = f"<details><summary style='cursor:pointer'>{title}</summary><pre>{text}</pre></details>"
-        return {"text/html": shut, "text/plain": self.text}
-
-
 def pieces(tokenizer, *texts: str) -> Pieces:
     """Texts as one tokenizer cuts them."""
     return Pieces([(repr(text), tokenizer, tokenizer.encode(text)) for text in texts])
