@@ -1,0 +1,28 @@
+"""continue a text"""
+
+import sys
+
+
+def arguments(parser):
+    parser.add_argument("prompt", help="the text to continue")
+    parser.add_argument("--folder", help="a model folder (the small model that comes with the package)")
+    parser.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="how many tokens at most (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="above 0: draw (%(default)s)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest that together hold P (all)")
+    parser.add_argument("--seed", type=int, metavar="N", help="draw the same text each time")
+    parser.add_argument("--chunk-size", type=int, metavar="N", help="feed the prompt N tokens at a time (all at once)")
+
+
+def run(args):
+    import minimistral as mm
+
+    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character should not end the text
+    model, tokenizer = mm.load(args.folder) if args.folder else mm.load_tiny()
+    if tokenizer is None:
+        raise ValueError(f"{args.folder} holds no tokenizer.model: put the model's own beside its weights.")
+    options = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "chunk_size")}
+    pieces = mm.stream(model, tokenizer, args.prompt, max_new_tokens=args.max_new_tokens, **options)
+    print(args.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()

@@ -1,0 +1,12 @@
+"""open JupyterLab on the course, in my/, a copy where your work is never overwritten"""
+
+
+def arguments(parser):
+    parser.add_argument("--port", type=int, default=8888, help="the first port to try (%(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+
+
+def run(args):
+    from minimistral.lab import lab
+
+    return lab(args.port, browser=not args.no_browser)
