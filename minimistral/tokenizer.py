@@ -127,21 +127,25 @@ class Tokenizer:
         into the first user turn (v1) or the last (v2, v3). Consecutive messages of one role are one message, joined alike.
         A conversation that opens with the assistant gets an empty user turn before it. All as mistral-common does it.
         """
+        return [self.bos_id] + [token for _, ids in self.chat_turns(messages) for token in ids]
+
+    def chat_turns(self, messages: list[dict]) -> list[tuple[str, list[int]]]:
+        """encode_chat() turn by turn, without the bos: (role, ids), user and assistant in turn, an assistant's ids with eos."""
         turns, system = _turns(messages)
         users = [n for n, (role, _) in enumerate(turns) if role == "user"]
         host = users[0] if self.version == "v1" else users[-1]
-        ids = [self.bos_id]
+        encoded = []
         for n, (role, text) in enumerate(turns):
-            if role == "assistant":
-                ids += self.encode(text if self.version == "v1" else text.rstrip(" "), eos=True)
-                continue
             if n == host and system:
                 text = f"{system}\n\n{text}"
-            if self.version == "v1":
-                ids += self.encode(f"[INST] {text} [/INST]")
+            if role == "assistant":
+                ids = self.encode(text if self.version == "v1" else text.rstrip(" "), eos=True)
+            elif self.version == "v1":
+                ids = self.encode(f"[INST] {text} [/INST]")
             else:
-                ids += [self.sp.piece_to_id("[INST]"), *self.encode(text), self.sp.piece_to_id("[/INST]")]
-        return ids
+                ids = [self.sp.piece_to_id("[INST]"), *self.encode(text), self.sp.piece_to_id("[/INST]")]
+            encoded.append((role, ids))
+        return encoded
 
 
 def _turns(messages) -> tuple[list[tuple[str, str]], str]:
