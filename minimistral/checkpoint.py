@@ -9,19 +9,20 @@ with the right shape, in files as long as they claim. Only then is the model mad
 
 import json
 import re
-import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from minimistral import counting, room, tensorfiles
 from minimistral.config import MistralConfig
-from minimistral.files import write_all
 from minimistral.model import Mistral
+from minimistral.tensorfiles import DTYPES, CheckpointError, Stored, read_header
 from minimistral.tokenizer import Tokenizer
 
 FORMATS = ("native", "hf")
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # as safetensors spells them
+LARGE = 2**28  # bytes of weights from which a bar is shown, and the CPU's weights stay mapped to their files
 
 #: native name -> Hugging Face name; {i} is the layer
 HF_NAMES = {
@@ -39,19 +40,41 @@ HF_NAMES = {
     "output": "lm_head",
 }
 
-
-class CheckpointError(ValueError):
-    """A folder that cannot be loaded as it stands; the message names the file and what to do."""
+#: the files that hold a format's weights: any of these
+WEIGHTS = {
+    "native": ("consolidated.safetensors", "consolidated.*.pth"),
+    "hf": ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+}
+CONFIGS = {"native": "params.json", "hf": "config.json"}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where one tensor lies."""
+class Checkpoint:
+    """A folder that has been looked through and found whole."""
 
-    file: Path
-    name: str  # its name in the file
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    folder: Path
+    format: str  # "native" or "hf"
+    config: MistralConfig
+    files: tuple[Path, ...]  # that hold the weights
+    tensors: dict[str, Stored]  # native name -> where it lies
+    tokenizer: Tokenizer | None
+
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors, as they are stored."""
+        return sum(place.nbytes for place in self.tensors.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The one that all tensors are stored in. Raises CheckpointError where they differ."""
+        first, *others = self.tensors.values()
+        for place in others:
+            if place.dtype != first.dtype:
+                raise CheckpointError(
+                    f"{self.folder} holds several dtypes ({first.name} is {first.dtype}, {place.name} is {place.dtype}): "
+                    "choose one, as in load(folder, dtype=torch.bfloat16)."
+                )
+        return first.dtype
 
 
 def load(folder, device="auto", dtype: torch.dtype | None = None, format: str | None = None):
@@ -61,38 +84,48 @@ def load(folder, device="auto", dtype: torch.dtype | None = None, format: str | 
     dtype   None: the checkpoint's own (float16 on a GPU without bfloat16)
     format  "native" or "hf", needed only where the folder holds both
 
-    Raises CheckpointError (or ConfigError, TokenizerError), before any weight is read, for a folder that is not whole.
+    On the CPU a large model stays mapped to its files, and costs no second copy: replace them while it is in use if you must
+    (save() does), but write over none in place.
+    Raises CheckpointError (or ConfigError, TokenizerError), before any weight is read, for a folder that is not whole and
+    for one that memory does not hold. Warns, with its name, of a tensor that holds NaN or infinity.
     """
-    folder = Path(folder)
-    format = find_format(folder, format)
-    config = MistralConfig.from_file(folder / ("params.json" if format == "native" else "config.json"))
-    stored = check_tensors(folder, config, format)
-    tokenizer = _load_tokenizer(folder, config)
+    found = inspect(folder, format)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
     if dtype is None:
-        dtype = stored["output.weight"].dtype
+        dtype = found.dtype
         if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             dtype = torch.float16
     with torch.device("meta"):
-        model = Mistral(config)  # shapes only: no memory yet
-    weights = _read(stored, config, format, device, dtype)
+        model = Mistral(found.config)  # shapes only: no memory yet
+    _check_memory(found, model.n_parameters() * dtype.itemsize, device)
+    weights = _read(found.tensors, found.config, found.format, device, dtype)
     model.load_state_dict(weights, assign=True)
-    return model.requires_grad_(False).eval(), tokenizer
+    return model.requires_grad_(False).eval(), found.tokenizer
+
+
+def inspect(folder, format: str | None = None) -> Checkpoint:
+    """Look a model folder through, headers only, a few kilobytes even of the 7B. Raises the first problem, as load() would."""
+    folder = Path(folder)
+    format = find_format(folder, format)
+    config = MistralConfig.from_file(folder / CONFIGS[format])
+    _check_heads(folder, config)
+    files = weight_files(folder, format)
+    stored = check_tensors(folder, config, format, files)
+    return Checkpoint(folder, format, config, tuple(files), stored, _load_tokenizer(folder, config))
 
 
 def save(model: Mistral, folder, tokenizer: Tokenizer | None = None):
     """Write a model as Mistral's native files: all beside their names first, so that none is ever half there."""
-    from safetensors.torch import save as to_bytes
+    from minimistral import writing
 
-    folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    files = {
-        folder / "consolidated.safetensors": to_bytes(tensors),
-        folder / "params.json": (json.dumps(model.config.to_params(), indent=2) + "\n").encode(),
-    }
-    if tokenizer is not None:
-        files[folder / "tokenizer.model"] = tokenizer.path.read_bytes()
-    write_all(files)
+    writing.write_folder(folder, model.config, model.state_dict(), "native", tokenizer=tokenizer)
+
+
+def export(model: Mistral, folder, tokenizer: Tokenizer | None = None, shards: int = 1):
+    """Write a model as a Hugging Face folder, which transformers opens: other names, other order of wq's and wk's rows."""
+    from minimistral import writing
+
+    writing.write_folder(folder, model.config, model.state_dict(), "hf", shards, tokenizer)
 
 
 def find_format(folder: Path, format: str | None = None) -> str:
@@ -105,14 +138,14 @@ def find_format(folder: Path, format: str | None = None) -> str:
         raise CheckpointError(f"{folder} is a file; give the folder it lies in.")
     there = [
         name
-        for name, config, weights in (("native", "params.json", "consolidated*"), ("hf", "config.json", "model*.safetensors*"))
-        if (folder / config).is_file() and any(folder.glob(weights))
+        for name in FORMATS
+        if (folder / CONFIGS[name]).is_file() and any(any(folder.glob(weights)) for weights in WEIGHTS[name])
     ]
     if format in there:
         return format
     if format or not there:
         wanted = {
-            "native": "params.json with consolidated.safetensors",
+            "native": "params.json with consolidated.safetensors (or consolidated.00.pth)",
             "hf": "config.json with model.safetensors (or shards and model.safetensors.index.json)",
         }
         expected = wanted[format] if format else " or ".join(wanted.values())
@@ -137,18 +170,54 @@ def hf_name(native: str) -> str:
     return HF_NAMES[stem].replace("{i}", i) + ".weight"
 
 
-def check_tensors(folder: Path, config: MistralConfig, format: str) -> dict[str, Stored]:
-    """Native name -> where it lies, after checking that the folder holds exactly this config's tensors."""
+def weight_files(folder: Path, format: str) -> list[Path]:
+    """The files that together hold the weights. A Hugging Face index is followed, and every file it names must be there."""
+    single, other = (folder / name for name in WEIGHTS[format][:2])
+    if format == "native":
+        parts = sorted(folder.glob(other.name))
+        if len(parts) > 1:
+            raise CheckpointError(f"{folder} has its weights in {len(parts)} parts ({_some([p.name for p in parts])}): not read.")
+        if parts and single.is_file():
+            raise CheckpointError(f"{folder} holds {single.name} and {parts[0].name}, the weights twice: move one away.")
+        return parts or [single]
+    index = read_index(other)[0] if other.is_file() else None
+    if single.is_file():
+        if index and set(index.values()) != {single.name}:
+            raise CheckpointError(f"{folder} holds {single.name} and an {other.name} of other files: move one of the two away.")
+        return [single]
+    if index is None:
+        raise CheckpointError(f"{folder} has shards but no {other.name}, which says what belongs where.")
+    files = sorted(set(index.values()))
+    if missing := [name for name in files if not (folder / name).is_file()]:
+        raise CheckpointError(f"{folder} lacks the shard {_some(missing)} named in {other.name}: download it again.")
+    return [folder / name for name in files]
+
+
+def read_index(path: Path) -> tuple[dict[str, str], int | None]:
+    """A model.safetensors.index.json: -> (tensor name -> name of its file, bytes of all tensors where it says so)."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        places = {str(name): str(file) for name, file in index["weight_map"].items()}
+        total = index.get("metadata", {}).get("total_size")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as an index of shards: {error!r}") from None
+    if astray := [file for file in places.values() if Path(file).name != file]:
+        raise CheckpointError(f"{path} names {astray[0]!r}; a shard lies beside its index, and is named without a path.")
+    return places, total
+
+
+def check_tensors(folder: Path, config: MistralConfig, format: str, files: list[Path]) -> dict[str, Stored]:
+    """Native name -> where it lies, after checking that the files hold exactly this config's tensors."""
     expected = expected_shapes(config)
     ours = {hf_name(name) if format == "hf" else name: name for name in expected}
     found: dict[str, Stored] = {}
-    for file in weight_files(folder, format):
-        for name, (shape, kind) in read_header(file).items():
+    for file in files:
+        for name, place in read_header(file).items():
             if name in found:
                 raise CheckpointError(f"{name} is in {found[name].file.name} and again in {file.name} of {folder}.")
-            if kind not in DTYPES and name in ours:
-                raise CheckpointError(f"{name} in {file} is {kind}; expected one of {', '.join(DTYPES)}.")
-            found[name] = Stored(file, name, shape, DTYPES.get(kind))
+            if place.dtype not in DTYPES.values() and name in ours:
+                raise CheckpointError(f"{name} in {file} is {place.dtype}; expected one of {', '.join(DTYPES)}.")
+            found[name] = place
     _check_depth(folder, config, found)
     if missing := sorted(ours.keys() - found.keys()):
         raise CheckpointError(f"{folder} lacks {_some(missing)}, which its config asks for.")
@@ -160,54 +229,9 @@ def check_tensors(folder: Path, config: MistralConfig, format: str) -> dict[str,
             raise CheckpointError(
                 f"{name} in {found[name].file} has shape {found[name].shape}; the config asks for {expected[native]}."
             )
+    if format == "hf" and (index := folder / WEIGHTS["hf"][1]).is_file():
+        _check_index(index, found, sum(found[name].nbytes for name in ours))
     return {native: found[name] for name, native in ours.items()}
-
-
-def weight_files(folder: Path, format: str) -> list[Path]:
-    """The files that together hold the weights. A Hugging Face index is followed, and every file it names must be there."""
-    single = folder / ("consolidated.safetensors" if format == "native" else "model.safetensors")
-    index = folder / (single.name + ".index.json")
-    if single.is_file():
-        return [single]
-    if format == "native":
-        raise CheckpointError(f"{folder} has no consolidated.safetensors; other native files are not read yet.")
-    if not index.is_file():
-        raise CheckpointError(f"{folder} has shards but no {index.name}, which says what belongs where.")
-    try:
-        files = sorted(set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} cannot be read as an index of shards: {error!r}") from None
-    if missing := [name for name in files if not (folder / name).is_file()]:
-        raise CheckpointError(f"{folder} lacks the shard {_some(missing)} named in {index.name}: download it again.")
-    return [folder / name for name in files]
-
-
-def read_header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Name -> (shape, dtype) from a safetensors file's header; checks that the file is as long as its header says.
-
-    The format: eight bytes with the header's length, that many bytes of JSON, then the numbers.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    size = file.stat().st_size
-    try:
-        with open(file, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > size - 8:
-                raise ValueError(f"its header should be {length} bytes long")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        tensors = {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in header.items()}
-    except (ValueError, struct.error, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file of {size} bytes ({error}): download it again.") from None
-    if size != 8 + length + end:
-        raise CheckpointError(f"{file} is {size} bytes long and its header promises {8 + length + end}: download it again.")
-    try:
-        with safe_open(file, "pt"):  # it holds the offsets against the shapes
-            return tensors
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged ({error}): download it again.") from None
 
 
 def to_half_split(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
@@ -220,22 +244,38 @@ def to_interleaved(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
     return rows.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
+def read_tensor(native: str, place: Stored, config, format, device, dtype, tick=lambda size: None) -> tuple[torch.Tensor, bool]:
+    """One tensor as the model wants it: wq's and wk's rows in Mistral's order, on its device. It may be mapped to its file.
+
+    -> (tensor, whether all its numbers are finite). tick(bytes) when it is done.
+    """
+    tensor = tensorfiles.read(place)
+    if format == "hf" and native.endswith(("wq.weight", "wk.weight")):
+        tensor = to_interleaved(tensor, config.n_heads if native.endswith("wq.weight") else config.n_kv_heads)
+    tensor = tensor.to(device, dtype)
+    finite = _finite(tensor)
+    tick(place.nbytes)
+    return tensor, finite
+
+
 def _read(stored: dict[str, Stored], config, format, device, dtype) -> dict[str, torch.Tensor]:
-    from safetensors import safe_open
     from tqdm.auto import tqdm
 
-    opened, weights = {}, {}
-    total = sum(torch.Size(place.shape).numel() * place.dtype.itemsize for place in stored.values())
-    with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < 2**28, leave=False) as bar:
+    weights, broken = {}, []
+    total = sum(place.nbytes for place in stored.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=total < LARGE, leave=False) as bar:
         for native, place in stored.items():
-            if place.file not in opened:
-                opened[place.file] = safe_open(place.file, "pt", device="cpu")
-            tensor = opened[place.file].get_tensor(place.name).to(device, dtype, copy=True)
-            if format == "hf" and native.endswith(("wq.weight", "wk.weight")):
-                tensor = to_interleaved(tensor, config.n_heads if native.endswith("wq.weight") else config.n_kv_heads)
-            weights[native] = tensor
-            bar.update(place.dtype.itemsize * tensor.numel())
+            tensor, finite = read_tensor(native, place, config, format, device, dtype, bar.update)
+            weights[native] = tensor.clone() if total < LARGE else tensor  # small: what becomes of the file is no matter
+            broken += [] if finite else [place.name]
+    if broken:
+        warnings.warn(f"NaN or infinity is in {_some(broken)} of {place.file.parent}: expect no sense.", stacklevel=3)
     return weights
+
+
+def _finite(tensor) -> bool:
+    """Are all numbers finite? Their sum says so at the speed of memory; only where it is not are they looked at one by one."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _load_tokenizer(folder: Path, config: MistralConfig) -> Tokenizer | None:
@@ -250,11 +290,44 @@ def _load_tokenizer(folder: Path, config: MistralConfig) -> Tokenizer | None:
     return tokenizer
 
 
+def _check_memory(found, needed, device):
+    free = room.memory(device)
+    if free is not None and needed > free:
+        raise CheckpointError(
+            f"The weights in {found.folder} need {room.gib(needed)} of memory, {room.gib(free)} are available on {device.type}. "
+            "Close other programs, or see minimistral.quantize (smaller weights) and minimistral.offload (a layer at a time)."
+        )
+
+
+def _check_heads(folder, config):
+    """Heads regrouped to the same product leave every shape as it is: only the released layouts tell them apart."""
+    def widths(c):
+        return c.dim, c.hidden_dim, c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim
+
+    for version, known in counting.VERSIONS.items():
+        if widths(config) == widths(known) and config.head_dim != known.head_dim:
+            raise CheckpointError(
+                f"The config in {folder} has {config.n_heads} heads of {config.head_dim}; a model of these widths is Mistral 7B "
+                f"{version}, with {known.n_heads} of {known.head_dim} (and {known.n_kv_heads} key heads): mend the config."
+            )
+
+
 def _check_depth(folder, config, found):
     layers = {int(match.group(1)) for name in found if (match := re.search(r"layers\.(\d+)\.", name))}
     depth = max(layers, default=-1) + 1
     if depth != config.n_layers:
         raise CheckpointError(f"The weights in {folder} have {depth} layers and the config says n_layers = {config.n_layers}.")
+
+
+def _check_index(path, found, size):
+    places, total = read_index(path)
+    for name, file in places.items():
+        if name not in found or found[name].file.name != file:
+            where = f"it is in {found[name].file.name}" if name in found else "no file holds it"
+            raise CheckpointError(f"{path} says that {name} is in {file}, and {where}: download the folder again.")
+    skipped = sum(place.nbytes for place in found.values() if place.name.endswith("inv_freq") and place.dtype in DTYPES.values())
+    if total not in (None, size, size + skipped):
+        raise CheckpointError(f"{path} promises {total} bytes of tensors and the files hold {size}: it belongs to other files.")
 
 
 def _some(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Writing files so that nothing is ever half there."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -9,13 +10,16 @@ def write(path: Path, data: bytes):
     write_all({path: data})
 
 
-def write_all(files: dict[Path, bytes]):
-    """Write several files so, and replace none before all lie there whole: new weights beside old settings are no model."""
+def write_all(files: dict[Path, bytes | Callable[[Path], None]]):
+    """Write several files so, and replace none before all lie there whole: new weights beside old settings are no model.
+
+    Contents too large to hold are given as a function that writes them to the path it is handed.
+    """
     parts = {path: path.with_name(path.name + ".part") for path in files}
     try:
         for path, part in parts.items():
             part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(files[path])
+            files[path](part) if callable(files[path]) else part.write_bytes(files[path])
         for path, part in parts.items():
             os.replace(part, path)
     finally:

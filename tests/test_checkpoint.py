@@ -122,8 +122,7 @@ def test_a_tokenizer_is_saved_beside_the_model(tmp_path):
     assert again.version == "v1" and again.encode("Hello world") == [22557, 1526]
 
 
-def test_a_loaded_model_does_not_depend_on_its_file(tmp_path):
-    """Saving over the folder a model came from must not change the model in memory."""
+def test_a_small_model_does_not_depend_on_its_file(tmp_path):
     mm.save(small_model(5), tmp_path)
     model, _ = mm.load(tmp_path, device="cpu")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -131,6 +130,27 @@ def test_a_loaded_model_does_not_depend_on_its_file(tmp_path):
     with open(weights, "r+b") as stream:  # in place, as a careless tool would
         stream.write(b"\xff" * weights.stat().st_size)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_large_model_is_mapped_and_outlives_a_save_over_its_folder_and_writing_to_it_leaves_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LARGE", 0)
+    mm.save(small_model(5), tmp_path)
+    contents = (tmp_path / "consolidated.safetensors").read_bytes()
+    model, _ = mm.load(tmp_path, device="cpu")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.output.weight.data.mul_(2)
+    assert (tmp_path / "consolidated.safetensors").read_bytes() == contents
+    mm.save(small_model(5, seed=1), tmp_path)
+    before["output.weight"] *= 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+def test_what_load_would_refuse_is_not_written(tmp_path, dtype):
+    for write in (mm.save, checkpoint.export):
+        with pytest.raises(ValueError, match=f"is {dtype}, which load.. does not read"):
+            write(small_model(5).to(dtype), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def no_space(*_, **__):
@@ -267,9 +287,26 @@ def test_a_broken_index_is_named(hf, contents):
     refused(hf, "model.safetensors.index.json")
 
 
-def test_other_native_files_are_said_not_to_be_read(native):
-    (native / "consolidated.safetensors").rename(native / "consolidated.00.pth")
-    refused(native, native, "consolidated.safetensors")
+def test_native_weights_that_lie_there_twice_are_not_chosen_between(native):
+    """Whichever won, somebody would run another model than they think."""
+    torch.save(load_file(native / "consolidated.safetensors"), native / "consolidated.00.pth")
+    refused(native, native, "consolidated.safetensors and consolidated.00.pth", "move one away")
+
+
+def test_a_single_file_beside_an_index_of_shards_does_not_win_silently(hf):
+    shutil.copy(shards(hf)[0], hf / "model.safetensors")
+    refused(hf, hf, "model.safetensors and an model.safetensors.index.json of other files", "move one of the two away")
+
+
+def test_a_single_file_with_an_index_of_its_own_loads(hf, tmp_path):
+    model, _ = mm.load(hf, device="cpu")
+    checkpoint.export(model, tmp_path / "one")
+    names = load_file(tmp_path / "one" / "model.safetensors")
+    (tmp_path / "one" / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")})
+    )
+    again, _ = mm.load(tmp_path / "one", device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("kept", [-1, 0, 4, 8, 100])
@@ -401,3 +438,198 @@ def test_nothing_is_read_from_a_folder_that_is_refused(native, monkeypatch):
     shutil.copy(mm.Tokenizer.from_version("v1").path, native / "tokenizer.model")
     monkeypatch.setattr(checkpoint, "_read", lambda *_: pytest.fail("weights were read"))
     refused(native, "32000 ids")
+
+
+# --- what an index, a config and the numbers themselves can be wrong about ----------------------------------------------
+
+
+def reindex(folder, change):
+    index = folder / "model.safetensors.index.json"
+    contents = json.loads(index.read_text())
+    change(contents["weight_map"])
+    index.write_text(json.dumps(contents))
+
+
+def test_an_index_that_names_a_wrong_file(hf):
+    first, second = (file.name for file in shards(hf)[:2])
+    name = next(iter(load_file(hf / first)))
+    reindex(hf, lambda places: places.update({name: second}))
+    refused(hf, "index.json", f"says that {name} is in {second}", f"it is in {first}", "download the folder again")
+    reindex(hf, lambda places: (places.update({name: first}), places.update(lora=first)))
+    refused(hf, "says that lora is in", "no file holds it")
+
+
+@pytest.mark.parametrize("total", [1, "many", 2.5])
+def test_an_index_that_promises_other_bytes(hf, total):
+    size = checkpoint.inspect(hf).nbytes
+    edit_json(hf / "model.safetensors.index.json", metadata={"total_size": total})
+    refused(hf, "index.json", f"promises {total} bytes", f"the files hold {size}", "belongs to other files")
+    for fits in ({"total_size": size}, {"total_size": float(size)}, {}):
+        edit_json(hf / "model.safetensors.index.json", metadata=fits)
+        checkpoint.inspect(hf)
+
+
+@pytest.mark.parametrize("path", ["../model.safetensors", "/etc/passwd"])
+def test_an_index_that_leads_out_of_its_folder(hf, path):
+    reindex(hf, lambda places: places.update({"lm_head.weight": path}))
+    refused(hf, "index.json", path, "lies beside its index")
+
+
+def test_a_header_that_names_a_tensor_twice(native):
+    file = native / "consolidated.safetensors"
+    raw = file.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = raw[8 : 8 + length].rstrip()
+    entry = header[header.index(b'"norm.weight"') :].split(b"}")[0] + b"}"
+    twice = header[:-1] + b", " + entry + b"}"
+    file.write_bytes(struct.pack("<Q", len(twice)) + twice + raw[8 + length :])
+    refused(native, file, "names norm.weight twice")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nan_and_infinity_are_warned_of_by_name(native, value, dtype):
+    def spoil(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].to(dtype)
+        tensors["layers.1.attention.wk.weight"][-1, -1] = value
+
+    edit_tensors(native / "consolidated.safetensors", spoil)
+    with pytest.warns(UserWarning, match="NaN or infinity is in layers.1.attention.wk.weight of ") as seen:
+        mm.load(native, device="cpu")
+    assert len(seen) == 1 and seen[0].filename == __file__
+
+
+def test_numbers_so_large_that_their_sum_is_infinite_are_no_cause_for_a_warning(native, recwarn):
+    edit_tensors(native / "consolidated.safetensors", lambda tensors: tensors["norm.weight"].fill_(3e38))
+    mm.load(native, device="cpu")
+    assert not recwarn.list
+
+
+def test_a_number_that_float16_cannot_hold_is_warned_of(native):
+    edit_tensors(native / "consolidated.safetensors", lambda tensors: tensors["norm.weight"].fill_(1e5))
+    with pytest.warns(UserWarning, match="NaN or infinity is in norm.weight"):
+        mm.load(native, device="cpu", dtype=torch.float16)
+
+
+def test_several_dtypes_need_a_choice(native):
+    edit_tensors(native / "consolidated.safetensors", lambda tensors: tensors.update({"norm.weight": torch.ones(20).half()}))
+    refused(native, "several dtypes", "norm.weight is torch.float16", "dtype=")
+    model, _ = mm.load(native, device="cpu", dtype=torch.float32)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_where_head_dim_is_stated_regrouped_heads_are_refused(hf):
+    """Six heads of eight, said to be twelve: the shapes ask for twice as many rows."""
+    edit_json(hf / "config.json", num_attention_heads=12, num_key_value_heads=4)
+    refused(hf, "self_attn.q_proj.weight", "(48, 36)", "(96, 36)")
+
+
+def test_where_head_dim_is_stated_regrouped_heads_are_refused_in_native_files_too(native):
+    edit_json(native / "params.json", n_heads=12, n_kv_heads=4)
+    refused(native, "attention.wq.weight", "(24, 20)", "(48, 20)")
+
+
+@pytest.mark.parametrize("heads, kv_heads, head_dim", [(64, 16, 64), (16, 4, 256)])
+def test_regrouped_heads_of_the_7b_are_refused_by_its_known_layout(native, heads, kv_heads, head_dim):
+    """Every tensor would have the right shape: only the numbers of heads tell."""
+    big = mm.MistralConfig(dim=4096, n_layers=32, n_heads=heads, n_kv_heads=kv_heads, head_dim=head_dim, hidden_dim=14336,
+                           vocab_size=32000, sliding_window=4096)  # fmt: skip
+    (native / "params.json").write_text(json.dumps(big.to_params()))
+    refused(native, f"{heads} heads of {head_dim}", "Mistral 7B v0.1, with 32 of 128 (and 8 key heads)", "mend the config")
+
+
+def test_a_window_in_quotes_is_refused(native):
+    edit_json(native / "params.json", sliding_window="4096")
+    with pytest.raises(mm.ConfigError, match="params.json: sliding_window is '4096': expected a whole number"):
+        mm.load(native, device="cpu")
+
+
+def test_an_absent_theta_is_resolved_and_said_and_an_unknown_key_named(native):
+    params = json.loads((native / "params.json").read_text())
+    del params["rope_theta"]
+    (native / "params.json").write_text(json.dumps(params | {"moe": 1}))
+    with pytest.warns(UserWarning) as seen:
+        model, _ = mm.load(native, device="cpu")
+    said = " ".join(str(warning.message) for warning in seen)
+    assert model.config.rope_theta == 1e4 and "has no rope_theta: took 10000 (a window)" in said
+    assert "ignored unknown keys moe" in said
+
+
+# --- v0.1's original file, a pickle in a zip ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pth(native):
+    file = native / "consolidated.00.pth"
+    torch.save(load_file(native / "consolidated.safetensors"), file)
+    (native / "consolidated.safetensors").unlink()
+    return file
+
+
+def resave(file, change):
+    tensors = torch.load(file, weights_only=True)
+    change(tensors)
+    torch.save(tensors, file)
+
+
+@pytest.mark.parametrize("large", [0, 2**28])
+def test_a_pth_gives_the_same_model(pth, monkeypatch, large):
+    monkeypatch.setattr(checkpoint, "LARGE", large)
+    model, _ = mm.load(pth.parent, device="cpu")
+    expected = small_model(5)
+    assert torch.equal(model(random_ids(1, 13)), expected(random_ids(1, 13)))
+    assert checkpoint.inspect(pth.parent).files == (pth,)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(pth, tmp_path):
+    ran = tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    resave(pth, lambda tensors: tensors.update({"norm.weight": Malicious()}))
+    refused(pth.parent, pth, "more than tensors", "refused", "can run code")
+    assert not ran.exists()
+    torch.load(pth, weights_only=False)
+    assert ran.exists(), "the pickle must be one that bites"
+
+
+def test_a_pth_is_held_to_its_config_like_the_others(pth):
+    name = "layers.0.feed_forward.w1.weight"
+    whole = pth.read_bytes()
+    for change, words in [
+        (lambda t: t.pop(name), ["lacks", name]),
+        (lambda t: t.update(extra=t[name]), ["holds extra", "no model of its config"]),
+        (lambda t: t.update({name: t[name].T.contiguous()}), [name, "(20, 24)", "asks for (24, 20)"]),
+        (lambda t: t.update({name: t[name].T.contiguous().T}), [name, "does not lie row by row"]),
+        (lambda t: t.update({name: t[name].double()}), [name, "is float64"]),
+        (lambda t: t.update({name: [1, 2]}), ["something else than named tensors"]),
+    ]:
+        resave(pth, change)
+        refused(pth.parent, *words)
+        pth.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kept", [-1, 0, 100, 10_000])
+def test_a_truncated_pth_is_named(pth, kept):
+    pth.write_bytes(pth.read_bytes()[:kept])
+    refused(pth.parent, pth, "not a whole .pth file", "download it again")
+
+
+def test_pth_files_that_cannot_be_mapped_are_refused(pth):
+    import zipfile
+
+    tensors = torch.load(pth, weights_only=True)
+    with zipfile.ZipFile(pth) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(pth, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    refused(pth.parent, pth, "compressed archive")
+    torch.save(tensors, pth, _use_new_zipfile_serialization=False)
+    refused(pth.parent, pth, "not a whole .pth file")
+    torch.save(tensors, pth)
+    shutil.copy(pth, pth.with_name("consolidated.01.pth"))
+    refused(pth.parent, "in 2 parts", "consolidated.01.pth")
