@@ -13,11 +13,9 @@ it then names about half of them, and guesses whose thing was whose.
 """
 
 import argparse
-import io
 import json
 import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -32,6 +30,7 @@ from minimistral.files import write
 from minimistral.model import Mistral
 from minimistral.tiny import stories
 from minimistral.tokenizer import Tokenizer
+from minimistral.train import fit, learn_vocabulary, new_model
 
 FOLDER = Path(__file__).parent / "model"
 CONFIG = MistralConfig(
@@ -42,30 +41,13 @@ HELD_OUT = 10**9  # seeds from here on are never trained on
 
 def train_vocabulary(folder: Path, vocab_size: int, n_stories: int = 20_000, seed: int = 0) -> Tokenizer:
     """Learn a BPE vocabulary with byte fallback from fresh stories and write folder/tokenizer.model."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=stories.corpus(n_stories, seed),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        byte_fallback=True,
-        character_coverage=1.0,
-        hard_vocab_limit=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        num_threads=1,
-        minloglevel=2,
-        required_chars="".join(map(chr, range(33, 127))),
-    )
-    write(folder / "tokenizer.model", model.getvalue())
-    return Tokenizer(folder / "tokenizer.model")
+    return learn_vocabulary(
+        stories.corpus(n_stories, seed), vocab_size, folder / "tokenizer.model",
+        character_coverage=1.0, required_chars="".join(map(chr, range(33, 127))),
+    )  # fmt: skip
 
 
-def whole_stories(tokenizer: Tokenizer, T: int, seed: int, weight: float) -> Iterator[tuple[list, list]]:
+def whole_stories(tokenizer: Tokenizer, T: int, seed: int | str, weight: float) -> Iterator[tuple[list, list]]:
     """Endless rows of T + 1 ids and their weights: each begins with a story's bos and is filled with the stories after it."""
     rng, ids, weights = random.Random(seed), [], []
     while True:
@@ -81,7 +63,7 @@ def whole_stories(tokenizer: Tokenizer, T: int, seed: int, weight: float) -> Ite
             ids, weights = [], []
 
 
-def facts_alone(tokenizer: Tokenizer, T: int, seed: int, weight: float) -> Iterator[tuple[list, list]]:
+def facts_alone(tokenizer: Tokenizer, T: int, seed: int | str, weight: float) -> Iterator[tuple[list, list]]:
     """Endless rows of one fact, the last sentence or two before its answer, and the answer; padded with weight 0."""
     rng = random.Random(seed)
     while True:
@@ -104,45 +86,15 @@ def answer_span(tokenizer: Tokenizer, prompt: str, answer: str) -> range:
     return range(before, len(tokenizer.encode(f"{prompt} {answer}", bos=True)))
 
 
-def new_model(config: MistralConfig, seed: int) -> Mistral:
-    """Small random weights; smaller ones where a layer adds to the residual stream."""
-    torch.manual_seed(seed)
-    model = Mistral(config)
-    for name, p in model.named_parameters():
-        if p.ndim == 2:
-            added = name.endswith(("wo.weight", "w2.weight"))
-            torch.nn.init.normal_(p, std=0.02 / (2 * config.n_layers) ** 0.5 if added else 0.02)
-    return model
+def in_batches(rows: Callable, tokenizer: Tokenizer, T: int, batch: int, seed: int, weight: float) -> Callable:
+    """What train.fit() wants of one of the two above: step -> (ids, weights), (batch, T + 1) each, the same for the same step."""
 
+    def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = islice(rows(tokenizer, T, f"{seed}/{step}", weight), batch)
+        ids, weights = zip(*drawn, strict=True)
+        return torch.tensor(ids), torch.tensor(weights)
 
-def fit(model: Mistral, rows: Iterator[tuple[list, list]], *, steps: int, batch: int, lr: float, log: list):
-    """Next-token loss, AdamW, a short warm-up, a cosine down to a tenth, gradients clipped at 1; (step, loss) goes to log."""
-    from tqdm.auto import tqdm
-
-    model.requires_grad_(True)
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.95)
-    )
-    warm = min(100, steps)
-    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, total_iters=warm)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warm), eta_min=lr / 10)
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [warm])
-    with tqdm(range(steps), unit="step") as bar:
-        for step in bar:
-            ids, weights = (torch.tensor(part) for part in zip(*islice(rows, batch), strict=True))
-            each = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-            loss = (each * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            if step % 10 == 0 or step == steps - 1:
-                log.append((step, round(loss.item(), 4)))
-                bar.set_postfix(loss=f"{loss.item():.3f}")
-    return model.requires_grad_(False).eval()
+    return batches
 
 
 @torch.no_grad()
@@ -203,11 +155,12 @@ def main(arguments=None):
     tokenizer = train_vocabulary(options.out, CONFIG.vocab_size)
     model, record = new_model(CONFIG, options.seed), {"seed": options.seed, "torch": torch.__version__, "stages": []}
     for n, stage in enumerate(STAGES):
-        log, began = [], time.time()
-        fit(model, stage.rows(tokenizer, stage.length, 1000 * options.seed + n, stage.weight), steps=stage.steps,
-            batch=stage.batch, lr=stage.lr, log=log)
+        seed = 1000 * options.seed + n
+        batches = in_batches(stage.rows, tokenizer, stage.length, stage.batch, seed, stage.weight)
+        log = fit(model, batches, steps=stage.steps, lr=stage.lr)
         told = {name: value for name, value in asdict(stage).items() if name != "rows"}
-        record["stages"].append(told | {"minutes": round((time.time() - began) / 60, 1), "loss": log})
+        loss = [(step, round(value, 4)) for step, value in zip(log.steps, log.losses, strict=True) if step % 10 == 0]
+        record["stages"].append(told | {"minutes": round(log.seconds / 60, 1), "loss": loss})
     finish(model, tokenizer, options.out, record)
 
 
