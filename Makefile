@@ -5,7 +5,7 @@
 # Variables, on the command line:
 #   PYTHON=python3.13     which Python .venv is made from (3.11 or newer)
 #   TORCH_INDEX=URL       where else to look for PyTorch. On Linux the default build is for NVIDIA GPUs: .venv is then
-#                         about 6 GB, against 1.9 GB with the build for the CPU:
+#                         about 6 GB, against 2.4 GB with the build for the CPU:
 #                             make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                         These two count when .venv is made; to choose again: make clean, then make setup.
 #   ARGS=...              more for the command, as in: make lab ARGS="--port 9000"  or: make notebooks ARGS=notebooks/05*.ipynb
@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo '$(PYTHON) was not found: install Python 3.11 or newer.' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: minimistral needs Python 3.11 or newer; name one with make setup PYTHON=python3.13." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo '$(PYTHON) cannot make an environment: install python3-venv (Debian, Ubuntu: sudo apt install python3-venv).' >&2; exit 1; }
-	@echo 'Setting up $(VENV): some minutes and 1.9 GB, or about 6 GB with PyTorch for NVIDIA GPUs (the Makefile says how to choose).'
+	@echo 'Setting up $(VENV): some minutes and 2.4 GB, or about 6 GB with PyTorch for NVIDIA GPUs (the Makefile says how to choose).'
 	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/.unfinished),--clear) $(VENV)
 	@touch $(VENV)/.unfinished
 	@$(RUN) -m pip install --disable-pip-version-check $(PIP_OPTIONS) -e '.[test]' -c constraints.txt

@@ -1,6 +1,7 @@
 """The small trained model that comes with the package: quick, small, and it remembers what its story told."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -132,3 +133,22 @@ def test_rows_weigh_the_answers_and_only_those(tiny):
             assert set(weights) <= {0.0, 1.0, 10}
             answer = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight == 10])
             assert answer and all(word.isalpha() for word in answer.split()), answer
+
+
+def test_the_card_says_what_is_measured():
+    from minimistral.tiny import card
+
+    assert card.CARD.read_text(encoding="utf-8") == card.text(card.measure())
+
+
+def test_a_bigram_is_a_distribution_and_its_loss_is_counted():
+    from minimistral.tiny.card import Bigram
+
+    texts = [[1, 3, 4, 3, 4, 2], [1, 3, 2], [1, 4, 4, 2]]
+    bigram = Bigram(texts, vocab_size=6)
+    for first in range(6):
+        assert sum(bigram.probability(first, second) for second in range(6)) == pytest.approx(1)
+    assert bigram.probability(3, 4) > bigram.probability(3, 1) > 0
+    single = [1 / 16, 1 / 16, 4 / 16, 4 / 16, 5 / 16, 1 / 16]  # one more than counted, among the 10 tokens after the first
+    assert bigram.probability(3, 4) == pytest.approx((2 - 0.75) / 3 + 0.75 * 2 / 3 * single[4])
+    assert bigram.loss([[1, 3]]) == pytest.approx(-math.log((2 - 0.75) / 3 + 0.75 * 2 / 3 * single[3]))
