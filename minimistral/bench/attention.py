@@ -9,16 +9,15 @@ import minimistral as mm
 from minimistral import masks
 from minimistral.attention import attend_masked
 from minimistral.bench import measure
+from minimistral.bench.report import Line
 from minimistral.window import choose, lacking
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def run(N: int = 16_384, W: int = 4_096, heads: int | None = None, kv_heads: int | None = None, D: int = 128,
-        device: str = "cpu", dtypes=tuple(DTYPES), rounds: int = 5) -> dict:
+        device: str = "cpu", dtypes=tuple(DTYPES), rounds: int = 5, within: float | None = None) -> dict:
     """Measure, print a table, return the record. heads and kv_heads: the 7B's 32 and 8 on a GPU, one group of 4 on a CPU."""
-    from tqdm import tqdm
-
     heads, kv_heads = heads or (32 if device == "cuda" else 4), kv_heads or (8 if device == "cuda" else 1)
     record = {
         "benchmark": "attention",
@@ -27,20 +26,57 @@ def run(N: int = 16_384, W: int = 4_096, heads: int | None = None, kv_heads: int
         "ceiling": masks.count(N) / masks.count(N, W),
         "results": {},
     }
-    for dtype in dtypes:
-        generator = torch.Generator().manual_seed(0)
-        q, k, v = (torch.randn(1, h, N, D, generator=generator).to(device, DTYPES[dtype]) for h in (heads, kv_heads, kv_heads))
-        full, windowed = contenders(q, k, v, W)
-        everyone = full | windowed
-        expected = windowed["mask"]()
-        differs = {name: (call() - expected).abs().max().item() for name, call in windowed.items()}
-        del expected
-        with tqdm(total=(rounds + 1) * len(everyone), desc=f"attention, {dtype}", unit="call") as bar:
-            seconds = measure.paired(everyone, rounds, device, bar.update)
-        peaks = {name: measure.peak_bytes(call, device) for name, call in everyone.items()}
-        record["results"][dtype] = dict(auto=choose(q, W), seconds=seconds, peak_bytes=peaks, differs_from_mask=differs)
+    try:
+        for dtype in dtypes:
+            result = record["results"][dtype] = dict(seconds={}, absent={})
+            try:
+                measure_dtype(record["setting"], dtype, result, within and within / len(dtypes))
+            except Exception as error:
+                result["failed"] = measure.reason(error)
+            measure.free(device)
+    except KeyboardInterrupt:
+        record["interrupted"] = True
     print(table(record))
     return record
+
+
+def measure_dtype(setting: dict, dtype: str, result: dict, within: float | None):
+    """All contenders in one dtype, into result; first how far each is from the mask, the dense judge."""
+    from tqdm import tqdm
+
+    device, rounds, D, N, W = (setting[name] for name in ("device", "rounds", "D", "N", "W"))
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, setting[name], N, D) for name in ("heads", "kv_heads", "kv_heads")]
+    q, k, v = (torch.randn(shape, generator=generator).to(device, DTYPES[dtype]) for shape in shapes)
+    full, windowed = contenders(q, k, v, W)
+    everyone = full | windowed
+    result["auto"] = choose(q, W)
+    expected = windowed["mask"]()
+    result["differs_from_mask"] = {name: (call() - expected).abs().max().item() for name, call in windowed.items()}
+    del expected
+    for name, apart in result["differs_from_mask"].items():
+        if not apart < 0.05:
+            raise ValueError(f"{name} differs from the mask by {apart:.2g}: nothing was timed")
+    if device == "cuda" and "auto" in everyone:
+        result["absent"] |= flash_attn(q, k, v, W, everyone)
+    with tqdm(total=(rounds + 1) * len(everyone), desc=f"attention, {dtype}", unit="call") as bar:
+        measure.paired(everyone, rounds, device, bar.update, result["seconds"], result["absent"], within)
+    still = [name for name in everyone if name in result["seconds"]]
+    result["peak_bytes"] = {name: measure.peak_bytes(everyone[name], device) for name in still}
+
+
+def flash_attn(q, k, v, W: int, everyone: dict) -> dict:
+    """Add Dao's own package to the contenders, or say why not."""
+    try:
+        from flash_attn import flash_attn_func
+
+        heads_last = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
+        own = partial(flash_attn_func, *heads_last, causal=True, window_size=(W - 1, 0))
+        own()
+    except Exception as error:
+        return {"flash-attn": measure.reason(error)}
+    everyone["flash-attn"] = own
+    return {}
 
 
 def contenders(q, k, v, W) -> tuple[dict, dict]:
@@ -82,9 +118,39 @@ def runs(call) -> bool:
         return False
 
 
+def unfinished(result: dict) -> str | None:
+    """Why there is nothing to compare, if so."""
+    if "failed" in result:
+        return result["failed"]
+    seconds, absent = result["seconds"], result.get("absent", {})
+    if out := [f"{name}: {absent[name]}" for name in ("causal", "auto", "mask") if name in absent]:
+        return "; ".join(out)
+    lengths = {len(taken) for taken in seconds.values()}
+    return None if "peak_bytes" in result and len(lengths) == 1 and min(lengths) > 1 else "interrupted"
+
+
 def baseline(seconds: dict) -> str:
     """The fastest full causal kernel: what a window has to be held against."""
     return min((name for name in seconds if name.startswith("causal")), key=lambda name: sum(seconds[name]))
+
+
+def lines(record: dict) -> tuple[list[Line], list[str]]:
+    """Each figure of the record, and what the count of pairs says of it."""
+    of, ceiling = record["setting"], f"at most {record['ceiling']:.3f} times (pairs of query and key)"
+    found = []
+    for dtype, result in record["results"].items():
+        if said := unfinished(result):
+            found.append(Line(dtype, said))
+            continue
+        seconds = result["seconds"]
+        base = baseline(seconds)
+        for name, taken in seconds.items():
+            if name not in ("mask", base):
+                expected = "1 (as many pairs)" if name.startswith("causal") else ceiling
+                found.append(Line(f"{dtype}, {name} against {base}", str(measure.ratio(seconds[base], taken)), expected))
+        found.append(Line(f"{dtype}, auto against mask", str(measure.ratio(seconds["mask"], seconds["auto"])), "a rival"))
+        found += [Line(f"{dtype}, {name}", why) for name, why in result.get("absent", {}).items()]
+    return found, [f"N = {of['N']:,}, W = {of['W']:,}, {of['heads']} heads on {of['kv_heads']}, D = {of['D']}"]
 
 
 def table(record: dict) -> str:
@@ -98,6 +164,9 @@ def table(record: dict) -> str:
         f"pairs of query and key: {pairs}, so at most {record['ceiling']:.3f} times as fast",
     ]
     for dtype, result in record["results"].items():
+        if said := unfinished(result):
+            lines += ["", f"{dtype}: {said}"]
+            continue
         seconds = result["seconds"]
         base = baseline(seconds)
         lines += ["", f"{dtype} (auto is {result['auto']})   seconds   peak MiB   as fast as {base}"]

@@ -5,27 +5,68 @@ first call of each is not counted. A ratio is the median over rounds, with the m
 is not given where that spread covers 1.
 """
 
+import gc
 import os
 import platform
 import time
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from statistics import median, quantiles
 
 import torch
 
 
-def paired(contenders: dict, rounds: int, device: str, tick=lambda: None) -> dict[str, list[float]]:
-    """Seconds of each call of each contender (name -> function without arguments), `rounds` of them; tick() after each call."""
-    seconds = {name: [] for name in contenders}
+def paired(contenders: dict, rounds: int, device: str, tick=lambda: None, seconds: dict | None = None,
+           absent: dict | None = None, within: float | None = None) -> dict[str, list[float]]:
+    """Seconds of each call of each contender (name -> function without arguments), `rounds` of them; tick() after each call.
+
+    seconds  where to keep them: so they are there after an interrupt too
+    absent   where to note why a contender is out, if one fails; without it the error is raised
+    within   stop after so many seconds, once there are two rounds; where absent is given, leave out what would take longer alone
+    """
+    seconds = {} if seconds is None else seconds
+    seconds.update({name: [] for name in contenders})
+    start = time.perf_counter()
     for turn in range(rounds + 1):
-        order = list(contenders) if turn % 2 else list(reversed(contenders))
+        if turn > 2 and within is not None and time.perf_counter() - start > within:
+            break
+        order = list(seconds) if turn % 2 else list(reversed(seconds))
         for name in order:
-            taken = once(contenders[name], device)
+            try:
+                taken = once(contenders[name], device)
+            except Exception as error:
+                if absent is None:
+                    raise
+                absent[name] = reason(error)
+                del seconds[name]
+                free(device)
+                continue
+            finally:
+                tick()
             if turn:
                 seconds[name].append(taken)
-            tick()
+            elif within is not None and absent is not None and 2 * taken > within:
+                absent[name] = f"left out: {taken:.0f} s a call, and there are {within:.0f} s"
+                del seconds[name]
     return seconds
+
+
+def reason(error: Exception) -> str:
+    """Why there is no figure, in a few words."""
+    if isinstance(error, ImportError):
+        return "not installed"
+    said = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
+        return "out of memory"
+    return f"failed: {type(error).__name__}: {said[:200]}"
+
+
+def free(device: str):
+    """Give back what a contender that failed had taken."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def once(call, device: str) -> float:
@@ -49,7 +90,7 @@ class Ratio:
 
     def __str__(self):
         if self.low <= 1 <= self.high:
-            return f"no difference that stands out ({self.low:.2f} to {self.high:.2f})"
+            return f"no difference seen ({self.low:.2f} to {self.high:.2f})"
         return f"{self.median:.2f} times ({self.low:.2f} to {self.high:.2f})"
 
 
@@ -96,6 +137,11 @@ def machine(device: str) -> dict:
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(0)
         known |= {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, "cuda": torch.version.cuda}
+    for name in ("transformers", "flash_attn"):
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            known[name] = None
     return known
 
 

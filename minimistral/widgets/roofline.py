@@ -259,6 +259,39 @@ def over_batch(W: int = 4 * K, lengths=(8 * K, 16 * K, 32 * K, 128 * K)) -> Pict
     return finish(made, _columns("texts", list(map(str, BATCHES)), curves))
 
 
+def quotable(N: int = 16 * K, W: int = 4 * K):
+    """What may be quoted of the speed of a 7B: what was recorded, or that nothing was, beside what is possible at most."""
+    from minimistral import bench
+    from minimistral.bench import Line, Table
+
+    most, records, lines = f"{roofline.attention_ratio(N, W):.3f}", bench.recorded("attention"), []
+    for record in records:
+        for line in bench.table(record).lines:
+            if "auto against causal" in line.what:
+                what = f"attention operator, {line.what.split(',')[0]}; {bench.report.where(record['machine'])}"
+                lines.append(Line(what, line.measured, most))
+    if not any("gpu" in record["machine"] for record in records):
+        lines.append(Line("attention operator, GPU", bench.report.NOT_YET, most))
+    whole = [roofline.prefill_ratio(MISTRAL_7B, N, W, rate) for rate in (1.0, 0.5)]
+    computed = (
+        ("prefill", "whole pre-fill, GPU", f"{whole[0]:.2f}; attention at half the rate {whole[1]:.2f}"),
+        ("decode", "decode, one text, GPU", f"{roofline.decode_ratio(MISTRAL_7B, N, W):.2f}"),
+        ("decode", "decode, 32 texts, GPU", f"{roofline.decode_ratio(MISTRAL_7B, N, W, 32):.2f}"),
+    )
+    for kind, what, ratio in computed:
+        there = any("gpu" in record["machine"] for record in bench.recorded(kind))
+        lines.append(Line(what, "see “Recorded”" if there else bench.report.NOT_YET, ratio))
+    notes = [
+        "At most: computed from pairs, operations and bytes; nothing was run. Baseline: the fastest full causal kernel, same "
+        "dtype and sizes."
+    ]
+    for record in records:
+        ran = "{date}: {rounds} rounds, {heads} query heads on {kv_heads}, D = {D}, {device}"
+        notes.append(ran.format(**(record["machine"] | record["setting"])))
+    title = f"Mistral 7B v0.1, {N:,} tokens, W = {W:,}: how many times as fast as full attention"
+    return Table(title, lines, tuple(notes), columns=("what", "measured", "at most"))
+
+
 def _curves(ax, places, curves, names):
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=2)
