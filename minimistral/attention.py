@@ -50,11 +50,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, method: s
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
-def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """q (B, H, T, D) over k, v (B, Hkv, S, D) where mask, bool and broadcastable to (B, H, T, S), is True.
+def attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """q (B, H, T, D) over k, v (B, Hkv, S, D) where mask, bool and broadcastable to (B, H, T, S), is True. None: over all.
 
-    Each query must see at least one key: an empty softmax has no value.
+    Each query must see at least one key: an empty softmax has no value. A single position of each row (T = 1) with a mask that
+    is the same for all heads: the queries of a group become positions, so that its key head is read once and not group times.
     """
+    if q.shape[2] == 1 and (mask is None or mask.ndim == 4 and mask.shape[1] == 1):
+        groups = q.reshape(k.shape[0], k.shape[1], -1, q.shape[3])  # (B, Hkv, H // Hkv, D)
+        return F.scaled_dot_product_attention(groups, k, v, attn_mask=mask).reshape(q.shape)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 

@@ -1,7 +1,10 @@
 """From prompts to new ids: pre-fill the cache in chunks, then decode one token at a time."""
 
-from collections.abc import Iterator
+import copy
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from torch import Tensor
@@ -66,10 +69,11 @@ def stream(model: Mistral, tokenizer, prompt: str, max_new_tokens: int = 200, **
 
 @torch.no_grad()
 def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, temperature=0.0, top_k=None, top_p=None,
-           min_p=None, chunk_size=None, seed=None, eos_id=2) -> Iterator[tuple[list, list]]:
+           min_p=None, chunk_size=None, seed=None, eos_id=2, cache: RollingBuffer | None = None) -> Iterator[tuple[list, list]]:
     """The loop under generate() and stream(): yields, each step, one new id and its log-probability a row.
 
-    A row that has met eos yields None from then on; the loop ends when all have, or after max_new_tokens.
+    A row that has met eos yields None from then on; the loop ends when all have, or after max_new_tokens. A cache that has
+    read something already is continued: the prompts are what comes next.
     """
     check_prompts(prompts, model.config.vocab_size)
     check_sampling(temperature, top_k, top_p, min_p, model.config.vocab_size)
@@ -78,20 +82,33 @@ def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, tem
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}.")
-    return _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id)
+    return _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache)
 
 
-@torch.no_grad()
-def _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id):
+#: after so many ordinary steps; with at least so many to come; with so many to come on CUDA the graph's kernels are compiled too
+ORDINARY, WORTH_A_GRAPH, WORTH_COMPILING = 16, 48, 1000
+
+
+@torch.inference_mode()
+def _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache):
     weight = model.output.weight
-    cache = RollingBuffer(model.config, batch_size=len(prompts), device=weight.device, dtype=weight.dtype)
+    read_before = int(cache.position.max()) if cache is not None else 0
+    cache = cache or RollingBuffer(model.config, batch_size=len(prompts), device=weight.device, dtype=weight.dtype)
     generator = None if seed is None else torch.Generator(weight.device).manual_seed(seed)
     running = [True] * len(prompts)
+    step = ordinary(model, cache)
     logits = prefill(model, prompts, cache, chunk_size) if max_new_tokens else None
-    for step in range(max_new_tokens):
-        chosen = choose(logits, temperature, top_k, top_p, min_p, generator)
-        logprobs = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].tolist()
-        ids = chosen.tolist()
+    for left in reversed(range(max_new_tokens)):
+        chosen = draw(logits, temperature, top_k, top_p, min_p, generator)
+        read = sent(chosen, logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
+        if max_new_tokens - left == ORDINARY and left >= WORTH_A_GRAPH:
+            step = captured(model, cache, read_before + max(map(len, prompts)) + max_new_tokens, left) or step
+        ahead = left and chosen.is_cuda  # the GPU goes on while the ids travel: it never waits for Python
+        if ahead:
+            logits = step(chosen)
+        ids, logprobs = read()
+        if any(map(isnan, logprobs)):
+            raise broken(list(map(isnan, logprobs)).index(True))
         yield (
             [token if on else None for token, on in zip(ids, running, strict=True)],
             [logprob if on else None for logprob, on in zip(logprobs, running, strict=True)],
@@ -99,8 +116,116 @@ def _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, ch
         running = [on and token != eos_id for token, on in zip(ids, running, strict=True)]
         if not any(running):
             return
-        if step + 1 < max_new_tokens:
-            logits = model(chosen[:, None], cache=cache)[:, -1]
+        if left and not ahead:
+            logits = step(chosen)
+
+
+def sent(*tensors: Tensor) -> Callable[[], list[list]]:
+    """Start the way of tensors to the CPU; the function returned waits until they are there, and for nothing else."""
+    if not tensors[0].is_cuda:
+        return lambda: [x.tolist() for x in tensors]
+    here = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors]
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read():
+        arrived.synchronize()
+        return [x.tolist() for x in here]
+
+    return read
+
+
+# --- one step of decode: a function, ids (B,) -> logits (B, V), which moves the cache on ----------------------------------
+
+
+def ordinary(model: Mistral, cache: RollingBuffer) -> Callable[[Tensor], Tensor]:
+    """Call the model."""
+    return lambda ids: model(ids[:, None], cache=cache)[:, -1]
+
+
+def captured(model, cache, tokens: int, left: int) -> Callable | None:
+    """capture(), where that is possible and `left` steps are worth it; else None."""
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())  # somebody wants to see each step
+    if hooked or cache.position.device.type not in ("cpu", "cuda"):
+        return None
+    ways = [True, False] if cache.position.is_cuda and left >= WORTH_COMPILING else [False]
+    for compiled in ways:
+        try:
+            return capture(model, cache, tokens, compiled)
+        except Exception as error:  # a build without the compiler, or without the tracer: slower is better than not at all
+            warnings.warn(f"decode goes on without a {'compiled ' * compiled}graph: {type(error).__name__}.", stacklevel=2)
+    return None
+
+
+def capture(model: Mistral, cache: RollingBuffer, tokens: int, compiled: bool = False) -> Callable[[Tensor], Tensor]:
+    """One step of decode, written down once and then replayed without Python: the same operations, the same logits.
+
+    It is possible because a step is always of the same shapes: one token a row, and a ring of slots that never grows.
+    On CUDA it is a CUDA graph; compiled=True has torch.compile make its kernels first (a minute or more for 32 layers). On a
+    CPU it is a trace of the operations, which takes a quarter of a second and saves what Python costs between them.
+
+    tokens  how long a row may become in all, its prompt included.
+    The logits are overwritten by the next step on CUDA. Weights may be changed in place meanwhile, not replaced.
+    """
+    cache.reserve(tokens, unmasked=cache.position.is_cuda)  # its fastest kernels take no mask
+    everyone = torch.ones_like(cache.position)
+
+    def step(ids):
+        return twin.unchecked(ids[:, None], cache, everyone)[:, -1]
+
+    shared = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    twin = copy.deepcopy(model, shared)  # the same weights in memory; a trace takes none that want a gradient
+    replay = _graph(step, cache, compiled) if cache.position.is_cuda else _trace(step, cache)
+
+    def run(ids):
+        logits = replay(ids)
+        cache.filled = min(cache.filled + 1, cache.size)
+        return logits
+
+    return run
+
+
+def _trace(step, cache):
+    inputs = torch.zeros_like(cache.position), cache.keys, cache.values, cache.position  # what changes from step to step
+
+    def quickly():  # without rounds of optimisation, which would cost more than they bring
+        return torch.jit.optimized_execution(False)
+
+    with warnings.catch_warnings(), quickly(), cache.rehearsal():
+        warnings.simplefilter("ignore")  # sizes become constants, as they should; and what may replace torch.jit one day
+        graph = torch.jit.trace(lambda ids, *_: step(ids), inputs, check_trace=False)
+
+    def replay(ids):
+        with quickly():
+            return graph(ids, *inputs[1:])
+
+    return replay
+
+
+def _graph(step, cache, compiled):
+    if compiled:
+        step = torch.compile(step, fullgraph=True, dynamic=False)
+    ids = torch.zeros_like(cache.position)
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what a first call sets up must not become part of the graph
+        for _ in range(3):
+            with cache.rehearsal():
+                step(ids)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with cache.rehearsal(), torch.cuda.graph(graph):
+        logits = step(ids)
+
+    def replay(new):
+        ids.copy_(new)
+        graph.replay()
+        return logits
+
+    return replay
+
+
+# --- pre-fill -------------------------------------------------------------------------------------------------------------
 
 
 def prefill(model: Mistral, prompts: list[list[int]], cache: RollingBuffer, chunk_size: int | None = None) -> Tensor:
@@ -118,13 +243,22 @@ def prefill(model: Mistral, prompts: list[list[int]], cache: RollingBuffer, chun
     return last
 
 
+# --- drawing --------------------------------------------------------------------------------------------------------------
+
+
 def choose(logits: Tensor, temperature=0.0, top_k=None, top_p=None, min_p=None, generator=None) -> Tensor:
     """One id for each row of logits (B, V): the likeliest at temperature 0, else drawn from what the cuts leave."""
+    check_sampling(temperature, top_k, top_p, min_p, logits.shape[-1])
+    check_logits(logits)
+    return draw(logits, temperature, top_k, top_p, min_p, generator)
+
+
+def draw(logits, temperature, top_k, top_p, min_p, generator) -> Tensor:
+    """choose() for what is known to fit: nothing in it waits for the device. Of broken logits it makes some id."""
     if temperature == 0:
-        check_logits(logits)
         return logits.argmax(-1)
-    p = probabilities(logits, temperature, top_k, top_p, min_p)
-    return torch.multinomial(p, 1, generator=generator)[:, 0]
+    p = cut(logits, temperature, top_k, top_p, min_p)
+    return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)  # as torch.multinomial does it
 
 
 def probabilities(logits: Tensor, temperature=1.0, top_k=None, top_p=None, min_p=None) -> Tensor:
@@ -141,6 +275,11 @@ def probabilities(logits: Tensor, temperature=1.0, top_k=None, top_p=None, min_p
     check_logits(logits)
     if temperature == 0:
         return one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    return cut(logits, temperature, top_k, top_p, min_p)
+
+
+def cut(logits: Tensor, temperature, top_k, top_p, min_p) -> Tensor:
+    """probabilities() at a temperature above 0, for what is known to fit."""
     logits = logits.float()
     p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # off first: 10 / 1e-39 is inf
     if top_k is not None or top_p is not None:
@@ -178,10 +317,13 @@ def check_prompts(prompts, vocab_size: int):
 
 def check_logits(logits: Tensor):
     """Raise ValueError for the first row with NaN or +inf in it, or with -inf alone."""
-    broken = (~logits.amax(-1).isfinite()).flatten()
-    if broken.any():
-        row = broken.nonzero()[0].item()
-        raise ValueError(f"row {row} of the logits holds NaN or infinity: no id can be chosen; look for NaN in the weights.")
+    rows = (~logits.amax(-1).isfinite()).flatten()
+    if rows.any():
+        raise broken(rows.nonzero()[0].item())
+
+
+def broken(row: int) -> ValueError:
+    return ValueError(f"row {row} of the logits holds NaN or infinity: no id can be chosen; look for NaN in the weights.")
 
 
 def check_sampling(temperature, top_k, top_p, min_p, vocab_size: int):

@@ -32,7 +32,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: MistralConfig):
         super().__init__()
-        self.head_dim, self.window = config.head_dim, config.sliding_window
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.window = config.sliding_window
         self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
         self.wk = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
@@ -43,13 +44,15 @@ class Attention(nn.Module):
         def heads(flat):  # (B, T, heads * D) -> (B, heads, T, D)
             return flat.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-        return rope.rotate(heads(self.wq(x)), *turn), rope.rotate(heads(self.wk(x)), *turn), heads(self.wv(x))
+        turned = rope.rotate(heads(torch.cat((self.wq(x), self.wk(x)), dim=-1)), *turn)  # both alike, so both at once
+        q, k = turned.split((self.n_heads, self.n_kv_heads), dim=1)
+        return q, k, heads(self.wv(x))
 
     def forward(self, x: Tensor, turn: tuple, cache: RollingBuffer | None, layer: int, step: Step | None) -> Tensor:
         q, k, v = self.project(x, turn)
         if cache is not None:
             k, v = cache.exchange(layer, k, v, step)
-        if step is None or step.mask is None:
+        if step is None or step.mask is None and k.shape[2] == q.shape[2]:
             mixed = attend(q, k, v, self.window)
         else:
             mixed = attend_masked(q, k, v, step.mask)
@@ -109,7 +112,10 @@ class Mistral(nn.Module):
         cache    continues each row where the cache stands, for a chunk of any length.
         Raises ValueError, before anything is computed or stored, for ids, shapes or a cache that do not fit.
         """
-        lengths = self._checked(tokens, cache, lengths)
+        return self.unchecked(tokens, cache, self._checked(tokens, cache, lengths), last_only)
+
+    def unchecked(self, tokens: Tensor, cache: RollingBuffer | None, lengths: Tensor, last_only: bool = False) -> Tensor:
+        """forward() for what is known to fit, with lengths given: nothing in it waits for the device to answer."""
         T = tokens.shape[1]
         if cache is None:
             step, at = None, torch.arange(T, device=tokens.device)
