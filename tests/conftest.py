@@ -14,9 +14,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without a CUDA device the tests marked gpu are left out; tests/run.py says so at its end."""
-    if torch.cuda.is_available():
-        return
-    without = [item for item in items if item.get_closest_marker("gpu")]
+    """What is marked gpu needs a CUDA device, what is marked full MINIMISTRAL_FULL=1; tests/run.py says what was left out."""
+    there = {"gpu": torch.cuda.is_available(), "full": bool(os.environ.get("MINIMISTRAL_FULL"))}
+    without = [item for item in items if any(item.get_closest_marker(mark) and not yes for mark, yes in there.items())]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]

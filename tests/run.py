@@ -106,6 +106,8 @@ def summarise(results: list[Result], missing: list[str], require_all: bool) -> i
         print(f"{result.stage:<10} {result.passed} passed, {result.failed} failed{skipped} in {result.seconds:.0f} s")
     if not torch.cuda.is_available():
         print("The tests marked gpu were left out: there is no CUDA device here.")
+    if not os.environ.get("MINIMISTRAL_FULL"):
+        print("The test of the full 7B size was left out: MINIMISTRAL_FULL=1 runs it (14.5 GB on disk, minutes).")
     for line in [f"skipped: {line}" for result in results for line in result.skipped] + missing:
         print(line)
     passed, failed = sum(result.passed for result in results), sum(result.failed for result in results)

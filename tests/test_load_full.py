@@ -15,7 +15,6 @@ from minimistral import checkpoint, files, mock, room, writing
 from minimistral.bench import load
 from minimistral.cli import main
 
-FULL = pytest.mark.skipif(not os.environ.get("MINIMISTRAL_FULL"), reason="set MINIMISTRAL_FULL=1: writes 14.5 GB, takes minutes")
 LINUX = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures memory as Linux tells it")
 BYTES = {"v0.1": 14_483_464_192, "v0.2": 14_483_464_192, "v0.3": 14_496_047_104}
 
@@ -252,7 +251,7 @@ def test_the_measurement_runs_at_small_size_and_keeps_what_it_saw(capsys):
     assert load.table(record) in printed and "x a bare read" in printed and "x the weights" in printed
 
 
-@FULL
+@pytest.mark.full
 def test_the_full_size(tmp_path):
     """The 7B v0.1's layout in its 14,483,464,192 bytes: loaded, every number read, ten tokens, against transformers."""
     folder = tmp_path / "full"
