@@ -5,6 +5,7 @@ It lies in bets.json under $MINIMISTRAL_HOME, or else ~/.minimistral, and nowher
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from minimistral import claims
@@ -46,6 +47,45 @@ def settle(id: str):
     else:
         went = "right" if bet["verdict"] == claim.verdict else "lost"
         print(f"Your bet: {bet['verdict']}, {bet['sure']} % sure: {went}.")
+
+
+#: whole percentages, lowest and highest of each group
+GROUPS = {"a hunch": (34, 55), "fairly sure": (56, 79), "very sure": (80, 100)}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The bets placed about as surely as each other: how many, how many were right, and how sure on average (0 to 1)."""
+
+    name: str
+    n: int
+    right: int
+    sure: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well someone knew what they knew. brier: 0 at best, 1 at worst; None without bets."""
+
+    n: int
+    right: int
+    brier: float | None
+    groups: tuple[Group, ...]
+
+
+def calibration(slip: dict[str, dict] | None = None) -> Calibration:
+    """Sum up a slip, the learner's if none is given: the mean of (sure - right)², right being 1 or 0, and the bets by how sure.
+
+    Source of the score: Brier 1950, for the event "my verdict is right".
+    """
+    slip = load() if slip is None else {id: _checked(id, **bet) for id, bet in slip.items()}
+    bets = [(bet["sure"] / 100, bet["verdict"] == claims.find(id).verdict) for id, bet in slip.items()]
+    groups = []
+    for name, (low, high) in GROUPS.items():
+        if own := [(sure, right) for sure, right in bets if low <= round(100 * sure) <= high]:
+            groups.append(Group(name, len(own), sum(right for _, right in own), sum(sure for sure, _ in own) / len(own)))
+    brier = sum((sure - right) ** 2 for sure, right in bets) / len(bets) if bets else None
+    return Calibration(len(bets), sum(right for _, right in bets), brier, tuple(groups))
 
 
 def _checked(id, verdict, sure) -> dict:

@@ -11,6 +11,8 @@ what was already read (v2 and v3 move the system prompt into the last user turn)
 import time
 from collections.abc import Iterator
 
+import torch
+
 from minimistral import room
 from minimistral.cache import RollingBuffer
 from minimistral.generation import decode
@@ -52,8 +54,7 @@ class Chat:
         messages = [*self.messages, {"role": "user", "content": text}]
         ids = self.ids(messages)  # before anything changes, so that a message that is refused leaves no trace
         if ids[: len(self.fed)] != self.fed or len(ids) == len(self.fed):
-            self.cache.reset()
-            self.fed = []
+            self._forget()
         self._check_room(len(ids) - len(self.fed))
         return self._answer(messages, ids)
 
@@ -77,7 +78,7 @@ class Chat:
         except GeneratorExit:
             raise
         except BaseException:  # Ctrl-C, or no memory left, in the middle of a pass: the layers no longer agree
-            self.cache.reset()
+            self._forget()
             raise
         finally:
             steps.close()
@@ -88,6 +89,11 @@ class Chat:
             if whole or answer:
                 self.messages = [*messages, {"role": "assistant", "content": answer or " "}]
                 self.answers.append(new)
+
+    def _forget(self):
+        with torch.inference_mode():  # in which a growing cache has made its tensors
+            self.cache.reset()
+        self.fed = []
 
     def _check_room(self, T: int):
         """Refuse a message of T tokens that could not be read here, with numbers, before anything is fed."""

@@ -36,6 +36,8 @@ CHAPTERS = (
     Chapter(13, "13_the_museum.ipynb", "the museum", 80),
     Chapter(14, "14_after_mistral.ipynb", "after Mistral", 60),
 )
+#: beside the way, and not in its hours
+APPENDICES = (Chapter(12, "12b_evaluation_and_guardrails.ipynb", "evaluation and guardrails", 45),)
 
 
 def table() -> str:

@@ -63,6 +63,37 @@ def test_an_unreadable_slip_is_set_aside_not_overwritten(home, capsys, text):
     assert "could not be read" in capsys.readouterr().out
 
 
+def test_a_slip_is_summed_up():
+    slip = {
+        "parameters": {"verdict": "imprecise", "sure": 90},  # right
+        "beats-13b": {"verdict": "true", "sure": 80},  # lost
+        "apache": {"verdict": "true", "sure": 56},  # right
+        "cache-8x": {"verdict": "wrong", "sure": 55},  # lost
+        "dangerous": {"verdict": "imprecise", "sure": 34},  # right
+    }
+    found = bets.calibration(slip)
+    assert (found.n, found.right) == (5, 3)
+    assert found.brier == pytest.approx((0.1**2 + 0.8**2 + 0.44**2 + 0.55**2 + 0.66**2) / 5)
+    assert [(group.name, group.n, group.right) for group in found.groups] == [
+        ("a hunch", 2, 1), ("fairly sure", 1, 1), ("very sure", 2, 1),
+    ]  # fmt: skip
+    assert [group.sure for group in found.groups] == pytest.approx([0.445, 0.56, 0.85])
+    assert not bets.path().exists()  # somebody else's slip is not kept
+
+
+def test_the_learners_slip_is_the_default_and_may_be_empty():
+    assert bets.calibration() == bets.Calibration(0, 0, None, ())
+    bets.place("apache", "true", 100)
+    assert bets.calibration() == bets.Calibration(1, 1, 0.0, (bets.Group("very sure", 1, 1, 1.0),))
+    with pytest.raises(ValueError, match="sure is 20"):
+        bets.calibration({"apache": {"verdict": "true", "sure": 20}})
+
+
+def test_every_percentage_lies_in_one_group():
+    for sure in range(34, 101):
+        assert [group.n for group in bets.calibration({"apache": {"verdict": "true", "sure": sure}}).groups] == [1]
+
+
 def test_the_form_saves_each_change_and_comes_back():
     from minimistral.widgets.slip import Slip
 

@@ -47,12 +47,13 @@ def test_the_cache_holds_what_a_fresh_one_would(tiny):
     assert torch.allclose(after, whole, atol=1e-3)
 
 
+@pytest.mark.parametrize("window", [8, None])
 @pytest.mark.parametrize(("version", "carried"), [("v1", True), ("v2", False), ("v3", False)])
-def test_a_system_prompt_is_carried_where_the_template_leaves_it_in_place(version, carried):
+def test_a_system_prompt_is_carried_where_the_template_leaves_it_in_place(version, carried, window):
     tokenizer = mm.Tokenizer.from_version(version)
     torch.manual_seed(0)
     config = mm.MistralConfig(dim=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, hidden_dim=24,
-                              vocab_size=tokenizer.vocab_size, sliding_window=8)  # fmt: skip
+                              vocab_size=tokenizer.vocab_size, sliding_window=window)  # fmt: skip
     model = mm.Mistral(config).requires_grad_(False)
     chat = Chat(model, tokenizer, system="Be brief.", max_new_tokens=5)
     for text in SAID:
