@@ -335,6 +335,7 @@ HELD = {
     "dangerous": ("12b", ("test_moderation",)),
     "self-reflection": ("12b", ("test_moderation",)),
 }
+APPENDIX = "12b"  # has no number of its own on the map
 MARKS = {True: "✓", False: "✗"}
 
 
@@ -363,7 +364,7 @@ class Ledger:
 
 def where(row: ledger.Row) -> str:
     chapter, tests = HELD[row.claim.id]
-    held = ", ".join([*([f"chapter {chapter}"] if chapter else []), *(f"tests/{test}.py" for test in tests)])
+    held = ", ".join([*([place(chapter)] if chapter else []), *(f"tests/{test}.py" for test in tests)])
     return f"{row.how}; {held}" if held else f"{row.how}, no test"
 
 
@@ -371,7 +372,7 @@ def _ledger_row(row: ledger.Row) -> str:
     chapter, tests = HELD[row.claim.id]
     links = [f"<a href='../tests/{test}.py'>{test}</a>" for test in tests]
     if chapter:
-        links.insert(0, f"chapter {chapter}" if chapter == "12b" else f"<a href='{page(chapter)}'>chapter {chapter}</a>")
+        links.insert(0, f"<a href='{page(chapter)}'>{place(chapter)}</a>")
     held = "<br>".join([html.escape(row.how), *links])
     out = []
     for n, line in enumerate(row.lines):
@@ -384,8 +385,14 @@ def _ledger_row(row: ledger.Row) -> str:
     return "".join(out)
 
 
+def place(chapter: str) -> str:
+    return f"{'notebook' if chapter == APPENDIX else 'chapter'} {chapter}"
+
+
 def page(chapter: str) -> str:
     """The notebook's file of a chapter, as a link from another one."""
+    if chapter == APPENDIX:
+        return "12b_evaluation_and_guardrails.ipynb"
     return next(Path(one.file).name for one in course.CHAPTERS if f"{one.number:02d}" == chapter)
 
 
