@@ -14,14 +14,13 @@ tensor([4, 5, 6, 3])
 tensor([ 0,  1, -2, -1])
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from minimistral import masks
-from minimistral.config import MistralConfig, check_window
+from minimistral.config import MistralConfig, check_count, check_window
 
 
 @dataclass
@@ -53,8 +52,7 @@ class RollingBuffer:
     """
 
     def __init__(self, config: MistralConfig, batch_size: int = 1, device=None, dtype=None, window="config"):
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size!r}: expected a whole number of at least 1.")
+        check_count("batch_size", batch_size)
         window = config.sliding_window if window == "config" else window
         check_window(window)
         if window is not None and window < (config.sliding_window or float("inf")):
@@ -70,8 +68,6 @@ class RollingBuffer:
         self.values = torch.zeros_like(self.keys)
         self.position = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.filled = 0  # slots written so far in the longest row; a plain number, so that nobody waits for the device
-        self.reserved = 0  # slots that a single token looks at in any case, written or not: see reserve()
-        self.unmasked = False
         self._open = False
 
     def reset(self):
@@ -79,31 +75,8 @@ class RollingBuffer:
         self.keys.zero_()
         self.values.zero_()
         self.position.zero_()
-        self.filled = self.reserved = 0
-        self.unmasked = False
+        self.filled = 0
         self._open = False
-
-    def reserve(self, tokens: int, unmasked: bool = False):
-        """Let single tokens look, from now on, at as many slots as a row of so many tokens in all will fill.
-
-        Empty ones are masked. Then every step of decode works on the same shapes, and can be captured as one graph:
-        generation.capture(). unmasked: once every row has filled the ring there is nothing to hide, and no mask for the kernel.
-        """
-        if self.window is None:
-            self._grow(tokens)
-        self.reserved = min(tokens, self.size)
-        full = self.size == self.config.sliding_window and self.position.min().item() >= self.size - 1
-        self.unmasked = unmasked and full
-
-    @contextmanager
-    def rehearsal(self):
-        """Run a step inside, and it will not have been: of a single token only its slot is left, which is written again."""
-        position, filled = self.position.clone(), self.filled
-        try:
-            yield
-        finally:
-            self.position.copy_(position)
-            self.filled, self._open = filled, False
 
     def n_bytes(self) -> int:
         """Bytes of keys and values: 2 * n_layers * B * n_kv_heads * slots * head_dim * bytes per number."""
@@ -127,14 +100,10 @@ class RollingBuffer:
         W, device = self.config.sliding_window, self.position.device
         columns = torch.arange(T, device=device)
         positions = self.position[:, None] + columns
-        if T == 1 and self.reserved:  # a graph knows no lengths: what a row that sits out leaves in its next slot, nobody sees
-            rows = torch.arange(self.batch_size, device=device)
-            kept_columns, stored = torch.zeros_like(rows), self.position
-        else:  # of a chunk longer than the buffer only the last tokens are stored: no slot is written twice
-            real = columns < lengths[:, None]
-            kept = real & (columns >= lengths[:, None] - self.size)
-            rows, kept_columns = kept.nonzero(as_tuple=True)
-            stored = positions[rows, kept_columns]
+        # Of a chunk longer than the buffer only the last tokens are stored: no slot is written twice.
+        real = columns < lengths[:, None]
+        kept = real & (columns >= lengths[:, None] - self.size)
+        rows, kept_columns = kept.nonzero(as_tuple=True)
         step = Step(
             positions=positions,
             lengths=lengths,
@@ -142,14 +111,14 @@ class RollingBuffer:
             write_first=T == 1,
             rows=rows,
             columns=kept_columns,
-            slots=stored % self.size,
+            slots=positions[rows, kept_columns] % self.size,
             filled=self.filled,
         )
-        if T == 1 and not self.unmasked:
-            slots = torch.arange(max(min(self.filled + 1, self.size), self.reserved), device=device)
+        if step.write_first:
+            slots = torch.arange(min(self.filled + 1, self.size), device=device)
             there = self.held(slots, self.position[:, None] + lengths[:, None], self.size)
             step.mask = ((there >= 0) & masks.visible(positions, there, W))[:, None, None]
-        elif T > 1 and self.filled:
+        elif self.filled:
             slots = torch.arange(self.filled, device=device)
             before = self.held(slots, self.position[:, None], self.size)
             old = (before >= 0)[:, None] & masks.dense(positions, before, W)
@@ -170,7 +139,7 @@ class RollingBuffer:
             self._write(values, v, step)
             if not step.write_first:
                 return k, v
-            S = self.size if step.mask is None else step.mask.shape[-1]
+            S = step.mask.shape[-1]
             return keys[:, :, :S], values[:, :, :S]
         seen = torch.cat((keys[:, :, : step.filled], k), dim=2), torch.cat((values[:, :, : step.filled], v), dim=2)
         self._write(keys, k, step)
@@ -185,10 +154,7 @@ class RollingBuffer:
 
     @staticmethod
     def _write(buffer: Tensor, new: Tensor, step: Step):
-        if len(buffer) == 1:  # the same for one row, and several times as fast
-            buffer.index_copy_(2, step.slots, new.index_select(2, step.columns))
-        else:
-            buffer[step.rows, :, step.slots] = new[step.rows, :, step.columns]
+        buffer[step.rows, :, step.slots] = new[step.rows, :, step.columns]
 
     def _grow(self, needed: int):
         if needed > self.size:

@@ -21,7 +21,7 @@ from minimistral.model import Mistral
 from minimistral.tensorfiles import DTYPES, CheckpointError, Stored, read_header
 from minimistral.tokenizer import Tokenizer
 
-FORMATS = ("native", "hf")
+SMALLER = "Close other programs, or see minimistral.quantize (smaller weights) and minimistral.offload (a layer at a time)."
 LARGE = 2**28  # bytes of weights from which a bar is shown, and the CPU's weights stay mapped to their files
 
 #: native name -> Hugging Face name; {i} is the layer
@@ -40,12 +40,14 @@ HF_NAMES = {
     "output": "lm_head",
 }
 
+CONFIGS = {"native": "params.json", "hf": "config.json"}  # by format
+INDEX = "model.safetensors.index.json"
 #: the files that hold a format's weights: any of these
 WEIGHTS = {
     "native": ("consolidated.safetensors", "consolidated.*.pth"),
-    "hf": ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    "hf": ("model.safetensors", INDEX, "model-*-of-*.safetensors"),
 }
-CONFIGS = {"native": "params.json", "hf": "config.json"}
+TOKENIZERS = ("tokenizer.model", "tokenizer.model.v3")  # the first of these that is there
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,10 @@ def load(folder, device="auto", dtype: torch.dtype | None = None, format: str | 
     for one that memory does not hold. Warns, with its name, of a tensor that holds NaN or infinity.
     """
     found = inspect(folder, format)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    if dtype is None:
-        dtype = found.dtype
-        if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            dtype = torch.float16
+    device, dtype = choose(found, device, dtype)
     with torch.device("meta"):
         model = Mistral(found.config)  # shapes only: no memory yet
-    _check_memory(found, model.n_parameters() * dtype.itemsize, device)
+    require_memory(f"The weights in {folder} need", model.n_parameters() * dtype.itemsize, device)
     weights = _read(found.tensors, found.config, found.format, device, dtype)
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(False).eval(), found.tokenizer
@@ -112,6 +110,25 @@ def inspect(folder, format: str | None = None) -> Checkpoint:
     files = weight_files(folder, format)
     stored = check_tensors(folder, config, format, files)
     return Checkpoint(folder, format, config, tuple(files), stored, _load_tokenizer(folder, config))
+
+
+def choose(found: Checkpoint, device="auto", dtype: torch.dtype | None = None) -> tuple[torch.device, torch.dtype]:
+    """What load()'s device and dtype mean for a checkpoint on this machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    if dtype is None:
+        dtype = found.dtype
+        if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            dtype = torch.float16
+    return device, dtype
+
+
+def require_memory(what: str, needed: int, device: torch.device, advice: str = SMALLER):
+    """Raise CheckpointError, with both numbers, where a device has less memory left. what: "The weights in FOLDER need"."""
+    free = room.memory(device)
+    if free is not None and needed > free:
+        raise CheckpointError(
+            f"{what} {room.gib(needed)} of memory, {room.gib(free)} are available on {device.type}. {advice}"
+        )
 
 
 def save(model: Mistral, folder, tokenizer: Tokenizer | None = None):
@@ -130,7 +147,7 @@ def export(model: Mistral, folder, tokenizer: Tokenizer | None = None, shards: i
 
 def find_format(folder: Path, format: str | None = None) -> str:
     """Which of the two formats a folder holds. Raises CheckpointError where that is none, or both and not said."""
-    if format not in (None, *FORMATS):
+    if format not in (None, *CONFIGS):
         raise CheckpointError(f"format is {format!r}; expected 'native', 'hf' or None.")
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist; give the folder that holds params.json or config.json.")
@@ -138,7 +155,7 @@ def find_format(folder: Path, format: str | None = None) -> str:
         raise CheckpointError(f"{folder} is a file; give the folder it lies in.")
     there = [
         name
-        for name in FORMATS
+        for name in CONFIGS
         if (folder / CONFIGS[name]).is_file() and any(any(folder.glob(weights)) for weights in WEIGHTS[name])
     ]
     if format in there:
@@ -176,7 +193,10 @@ def weight_files(folder: Path, format: str) -> list[Path]:
     if format == "native":
         parts = sorted(folder.glob(other.name))
         if len(parts) > 1:
-            raise CheckpointError(f"{folder} has its weights in {len(parts)} parts ({_some([p.name for p in parts])}): not read.")
+            raise CheckpointError(
+                f"{folder} has its weights in {len(parts)} parts ({_some([p.name for p in parts])}); expected one file: "
+                "take the Hugging Face files of this model instead."
+            )
         if parts and single.is_file():
             raise CheckpointError(f"{folder} holds {single.name} and {parts[0].name}, the weights twice: move one away.")
         return parts or [single]
@@ -186,7 +206,7 @@ def weight_files(folder: Path, format: str) -> list[Path]:
             raise CheckpointError(f"{folder} holds {single.name} and an {other.name} of other files: move one of the two away.")
         return [single]
     if index is None:
-        raise CheckpointError(f"{folder} has shards but no {other.name}, which says what belongs where.")
+        raise CheckpointError(f"{folder} has shards but no {other.name}, which says what belongs where: download it, too.")
     files = sorted(set(index.values()))
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise CheckpointError(f"{folder} lacks the shard {_some(missing)} named in {other.name}: download it again.")
@@ -214,22 +234,22 @@ def check_tensors(folder: Path, config: MistralConfig, format: str, files: list[
     for file in files:
         for name, place in read_header(file).items():
             if name in found:
-                raise CheckpointError(f"{name} is in {found[name].file.name} and again in {file.name} of {folder}.")
+                raise CheckpointError(f"{name} is in {found[name].file.name} and again in {file.name} of {folder}: remove one.")
             if place.dtype not in DTYPES.values() and name in ours:
                 raise CheckpointError(f"{name} in {file} is {place.dtype}; expected one of {', '.join(DTYPES)}.")
             found[name] = place
     _check_depth(folder, config, found)
     if missing := sorted(ours.keys() - found.keys()):
-        raise CheckpointError(f"{folder} lacks {_some(missing)}, which its config asks for.")
+        raise CheckpointError(f"{folder} lacks {_some(missing)}, which its config asks for: download it again, or mend that.")
     extra = sorted(name for name in found.keys() - ours.keys() if not name.endswith("rotary_emb.inv_freq"))
     if extra:
-        raise CheckpointError(f"{folder} holds {_some(extra)}, which no model of its config has.")
+        raise CheckpointError(f"{folder} holds {_some(extra)}, which no model of its config has: is the config its own?")
     for name, native in ours.items():
         if found[name].shape != expected[native]:
             raise CheckpointError(
                 f"{name} in {found[name].file} has shape {found[name].shape}; the config asks for {expected[native]}."
             )
-    if format == "hf" and (index := folder / WEIGHTS["hf"][1]).is_file():
+    if format == "hf" and (index := folder / INDEX).is_file():
         _check_index(index, found, sum(found[name].nbytes for name in ours))
     return {native: found[name] for name, native in ours.items()}
 
@@ -244,14 +264,19 @@ def to_interleaved(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
     return rows.unflatten(0, (n_heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
+def turned_heads(native: str, config: MistralConfig) -> int | None:
+    """How many heads have their rows in a tensor that the two formats order differently: wq and wk. None of any other."""
+    return {"wq": config.n_heads, "wk": config.n_kv_heads}.get(native.split(".")[-2])
+
+
 def read_tensor(native: str, place: Stored, config, format, device, dtype, tick=lambda size: None) -> tuple[torch.Tensor, bool]:
     """One tensor as the model wants it: wq's and wk's rows in Mistral's order, on its device. It may be mapped to its file.
 
     -> (tensor, whether all its numbers are finite). tick(bytes) when it is done.
     """
     tensor = tensorfiles.read(place)
-    if format == "hf" and native.endswith(("wq.weight", "wk.weight")):
-        tensor = to_interleaved(tensor, config.n_heads if native.endswith("wq.weight") else config.n_kv_heads)
+    if format == "hf" and (heads := turned_heads(native, config)):
+        tensor = to_interleaved(tensor, heads)
     tensor = tensor.to(device, dtype)
     finite = _finite(tensor)
     tick(place.nbytes)
@@ -279,7 +304,7 @@ def _finite(tensor) -> bool:
 
 
 def _load_tokenizer(folder: Path, config: MistralConfig) -> Tokenizer | None:
-    path = next((p for p in (folder / "tokenizer.model", folder / "tokenizer.model.v3") if p.is_file()), None)
+    path = next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
     if path is None:
         return None
     tokenizer = Tokenizer(path)
@@ -288,15 +313,6 @@ def _load_tokenizer(folder: Path, config: MistralConfig) -> Tokenizer | None:
             f"{path} has {tokenizer.vocab_size} ids and the model has {config.vocab_size}: they do not belong together."
         )
     return tokenizer
-
-
-def _check_memory(found, needed, device):
-    free = room.memory(device)
-    if free is not None and needed > free:
-        raise CheckpointError(
-            f"The weights in {found.folder} need {room.gib(needed)} of memory, {room.gib(free)} are available on {device.type}. "
-            "Close other programs, or see minimistral.quantize (smaller weights) and minimistral.offload (a layer at a time)."
-        )
 
 
 def _check_heads(folder, config):
@@ -316,7 +332,9 @@ def _check_depth(folder, config, found):
     layers = {int(match.group(1)) for name in found if (match := re.search(r"layers\.(\d+)\.", name))}
     depth = max(layers, default=-1) + 1
     if depth != config.n_layers:
-        raise CheckpointError(f"The weights in {folder} have {depth} layers and the config says n_layers = {config.n_layers}.")
+        raise CheckpointError(
+            f"The weights in {folder} have {depth} layers and the config says n_layers = {config.n_layers}: mend the config."
+        )
 
 
 def _check_index(path, found, size):

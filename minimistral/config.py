@@ -18,6 +18,13 @@ HF_NAMES = {
     "rope_theta": "rope_theta",
     "sliding_window": "sliding_window",
 }
+#: what else transformers writes: read below, or nothing that would change the model
+HF_KNOWN = {
+    "hidden_act", "model_type", "rope_parameters", "rope_scaling", "tie_word_embeddings",
+    "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype",
+    "eos_token_id", "initializer_range", "max_position_embeddings", "pad_token_id", "torch_dtype", "transformers_version",
+    "use_cache",
+}  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -54,7 +61,7 @@ class MistralConfig:
 
     def __post_init__(self):
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size"):
-            _require_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         check_window(self.sliding_window, "sliding_window")
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(
@@ -109,7 +116,8 @@ def check_window(window, name="window"):
         )
 
 
-def _require_count(name, value):
+def check_count(name, value):
+    """Refuse anything but a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} is {value!r}: expected a whole number of at least 1.")
 
@@ -129,6 +137,7 @@ def _from_hf(fields: dict, path: Path) -> MistralConfig:
     if fields.get("model_type", "mistral") != "mistral":
         raise ConfigError(f"model_type is {fields['model_type']!r}; this library runs 'mistral' models only.")
     known = {ours: fields[theirs] for theirs, ours in HF_NAMES.items() if theirs in fields}
+    _name_unknown(path, fields.keys() - HF_NAMES.keys() - HF_KNOWN)
     if fields.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"hidden_act is {fields['hidden_act']!r}; Mistral's feed-forward uses 'silu'.")
     rope = fields.get("rope_parameters") or {}  # transformers 5 moved the base here
@@ -144,7 +153,7 @@ def _from_hf(fields: dict, path: Path) -> MistralConfig:
     if known.get("head_dim") is None:  # often absent, sometimes null
         _require_present(known | {"head_dim": None})
         for name in ("dim", "n_heads"):
-            _require_count(name, known[name])
+            check_count(name, known[name])
         known["head_dim"] = known["dim"] // known["n_heads"]
     _require_present(known)
     known.setdefault("norm_eps", 1e-6)  # what an absent key means to the HF class

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from minimistral import checkpoint, quantize, room
-from minimistral.config import MistralConfig
+from minimistral import checkpoint, quantize, roofline, room
+from minimistral.config import MistralConfig, check_count
 from minimistral.counting import VERSIONS
 
 GIB = 2**30
@@ -164,8 +164,7 @@ def examine(folder=None, tokens: int = 4096, chunk: int = 512, machine: Machine 
     chunk   how many tokens of a prompt are fed at a time
     """
     for name, value in (("tokens", tokens), ("chunk", chunk)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
+        check_count(name, value)
     machine = machine or look(folder or ".")
     found = read_folder(folder) if folder is not None else None
     config = found.config if found and found.config else VERSIONS["v0.1"]
@@ -203,7 +202,7 @@ def need(config: MistralConfig, kind: str = "bf16", tokens: int = 4096, chunk: i
 
 def cache_bytes(config: MistralConfig, tokens: int) -> int:
     """Bytes of a RollingBuffer for one sequence: of the window's slots; or without one, of slots that doubled up to `tokens`."""
-    return 2 * config.n_layers * config.n_kv_heads * _slots(config, tokens) * config.head_dim * 2
+    return roofline.cache_bytes(config, _slots(config, tokens), None)
 
 
 def workspace(config: MistralConfig, kind: str = "bf16", tokens: int = 4096, chunk: int = 512, place: str = "CPU") -> int:
@@ -233,7 +232,7 @@ def look(folder=".") -> Machine:
     """This machine, and the disk on which `folder` lies or would lie."""
     import psutil
 
-    gpu = None
+    memory, gpu = room.memory(), None
     if torch.cuda.is_available():
         gpu = GPU(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1], room.memory("cuda"),
                   torch.cuda.get_device_capability(), torch.cuda.is_bf16_supported(including_emulation=False))  # fmt: skip
@@ -242,7 +241,7 @@ def look(folder=".") -> Machine:
         python=platform.python_version(),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
-        memory=room.memory() or psutil.virtual_memory().available,
+        memory=psutil.virtual_memory().available if memory is None else memory,
         disk=room.disk(folder),
         gpu=gpu,
         lacks=tuple(name for name in PACKAGES if find_spec(name) is None),

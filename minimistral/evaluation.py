@@ -129,6 +129,6 @@ def difference(a: int, n: int, b: int, m: int, z: float = 1.96) -> tuple[float, 
 
     An interval that holds 0 says: this benchmark does not tell the two apart.
     """
-    p, q = a / max(n, 1), b / max(m, 1)
     (low_p, high_p), (low_q, high_q) = interval(a, n, z), interval(b, m, z)
+    p, q = a / n, b / m
     return p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q)

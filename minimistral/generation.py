@@ -1,7 +1,5 @@
 """From prompts to new ids: pre-fill the cache in chunks, then decode one token at a time."""
 
-import copy
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isnan
@@ -11,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from minimistral.cache import RollingBuffer
+from minimistral.config import check_count
 from minimistral.model import Mistral
 
 
@@ -67,7 +66,6 @@ def stream(model: Mistral, tokenizer, prompt: str, max_new_tokens: int = 200, **
     return tokenizer.stream(new, after=start)
 
 
-@torch.no_grad()
 def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, temperature=0.0, top_k=None, top_p=None,
            min_p=None, chunk_size=None, seed=None, eos_id=2, cache: RollingBuffer | None = None) -> Iterator[tuple[list, list]]:
     """The loop under generate() and stream(): yields, each step, one new id and its log-probability a row.
@@ -77,38 +75,41 @@ def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, tem
     """
     check_prompts(prompts, model.config.vocab_size)
     check_sampling(temperature, top_k, top_p, min_p, model.config.vocab_size)
-    for name, value, least in (("max_new_tokens", max_new_tokens, 0), ("chunk_size", chunk_size, 1)):
-        if name == "chunk_size" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}.")
+    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens!r}: expected a whole number of at least 0.")
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
     return _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache)
 
 
-#: after so many ordinary steps; with at least so many to come; with so many to come on CUDA the graph's kernels are compiled too
-ORDINARY, WORTH_A_GRAPH, WORTH_COMPILING = 16, 48, 1000
+ORDINARY = 16  # steps that call the model; if many are to come then, they go faster as one graph: see captured.py
 
 
 @torch.inference_mode()
 def _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache):
     weight = model.output.weight
-    read_before = int(cache.position.max()) if cache is not None else 0
     cache = cache or RollingBuffer(model.config, batch_size=len(prompts), device=weight.device, dtype=weight.dtype)
     generator = None if seed is None else torch.Generator(weight.device).manual_seed(seed)
     running = [True] * len(prompts)
-    step = ordinary(model, cache)
+
+    def step(ids):  # (B,) -> logits (B, V); moves the cache on
+        return model(ids[:, None], cache=cache)[:, -1]
+
     logits = prefill(model, prompts, cache, chunk_size) if max_new_tokens else None
     for left in reversed(range(max_new_tokens)):
         chosen = draw(logits, temperature, top_k, top_p, min_p, generator)
         read = sent(chosen, logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
-        if max_new_tokens - left == ORDINARY and left >= WORTH_A_GRAPH:
-            step = captured(model, cache, read_before + max(map(len, prompts)) + max_new_tokens, left) or step
+        if max_new_tokens - left == ORDINARY:
+            from minimistral.captured import captured
+
+            step = captured(model, cache, left) or step
         ahead = left and chosen.is_cuda  # the GPU goes on while the ids travel: it never waits for Python
         if ahead:
             logits = step(chosen)
         ids, logprobs = read()
-        if any(map(isnan, logprobs)):
-            raise broken(list(map(isnan, logprobs)).index(True))
+        for row, logprob in enumerate(logprobs):
+            if isnan(logprob):
+                raise broken(row)
         yield (
             [token if on else None for token, on in zip(ids, running, strict=True)],
             [logprob if on else None for logprob, on in zip(logprobs, running, strict=True)],
@@ -133,96 +134,6 @@ def sent(*tensors: Tensor) -> Callable[[], list[list]]:
         return [x.tolist() for x in here]
 
     return read
-
-
-# --- one step of decode: a function, ids (B,) -> logits (B, V), which moves the cache on ----------------------------------
-
-
-def ordinary(model: Mistral, cache: RollingBuffer) -> Callable[[Tensor], Tensor]:
-    """Call the model."""
-    return lambda ids: model(ids[:, None], cache=cache)[:, -1]
-
-
-def captured(model, cache, tokens: int, left: int) -> Callable | None:
-    """capture(), where that is possible and `left` steps are worth it; else None."""
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())  # somebody wants to see each step
-    if hooked or cache.position.device.type not in ("cpu", "cuda"):
-        return None
-    ways = [True, False] if cache.position.is_cuda and left >= WORTH_COMPILING else [False]
-    for compiled in ways:
-        try:
-            return capture(model, cache, tokens, compiled)
-        except Exception as error:  # a build without the compiler, or without the tracer: slower is better than not at all
-            warnings.warn(f"decode goes on without a {'compiled ' * compiled}graph: {type(error).__name__}.", stacklevel=2)
-    return None
-
-
-def capture(model: Mistral, cache: RollingBuffer, tokens: int, compiled: bool = False) -> Callable[[Tensor], Tensor]:
-    """One step of decode, written down once and then replayed without Python: the same operations, the same logits.
-
-    It is possible because a step is always of the same shapes: one token a row, and a ring of slots that never grows.
-    On CUDA it is a CUDA graph; compiled=True has torch.compile make its kernels first (a minute or more for 32 layers). On a
-    CPU it is a trace of the operations, which takes a quarter of a second and saves what Python costs between them.
-
-    tokens  how long a row may become in all, its prompt included.
-    The logits are overwritten by the next step on CUDA. Weights may be changed in place meanwhile, not replaced.
-    """
-    cache.reserve(tokens, unmasked=cache.position.is_cuda)  # its fastest kernels take no mask
-    everyone = torch.ones_like(cache.position)
-
-    def step(ids):
-        return twin.unchecked(ids[:, None], cache, everyone)[:, -1]
-
-    shared = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    twin = copy.deepcopy(model, shared)  # the same weights in memory; a trace takes none that want a gradient
-    replay = _graph(step, cache, compiled) if cache.position.is_cuda else _trace(step, cache)
-
-    def run(ids):
-        logits = replay(ids)
-        cache.filled = min(cache.filled + 1, cache.size)
-        return logits
-
-    return run
-
-
-def _trace(step, cache):
-    inputs = torch.zeros_like(cache.position), cache.keys, cache.values, cache.position  # what changes from step to step
-
-    def quickly():  # without rounds of optimisation, which would cost more than they bring
-        return torch.jit.optimized_execution(False)
-
-    with warnings.catch_warnings(), quickly(), cache.rehearsal():
-        warnings.simplefilter("ignore")  # sizes become constants, as they should; and what may replace torch.jit one day
-        graph = torch.jit.trace(lambda ids, *_: step(ids), inputs, check_trace=False)
-
-    def replay(ids):
-        with quickly():
-            return graph(ids, *inputs[1:])
-
-    return replay
-
-
-def _graph(step, cache, compiled):
-    if compiled:
-        step = torch.compile(step, fullgraph=True, dynamic=False)
-    ids = torch.zeros_like(cache.position)
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # what a first call sets up must not become part of the graph
-        for _ in range(3):
-            with cache.rehearsal():
-                step(ids)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with cache.rehearsal(), torch.cuda.graph(graph):
-        logits = step(ids)
-
-    def replay(new):
-        ids.copy_(new)
-        graph.replay()
-        return logits
-
-    return replay
 
 
 # --- pre-fill -------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ folder of your own tasks, `include`).
 """
 
 import difflib
-import os
+from collections import Counter
 from contextlib import contextmanager
 from unittest import mock
 
@@ -166,7 +166,6 @@ def evaluate(model, tokenizer, tasks: list[str], *, limit: int | None = None, in
     ours = CodeEval(unsafe)
     if run_code:
         sandbox.run("", unsafe=unsafe)  # or refuse now
-        os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")
     adapter = Minimistral(model, tokenizer, batch_size)
     with _our_code_eval(ours):
         try:
@@ -179,7 +178,5 @@ def evaluate(model, tokenizer, tasks: list[str], *, limit: int | None = None, in
                 f"{', '.join(tasks)} runs programs that the model writes: say run_code=True (--run-code) to allow it, in a "
                 "process that is shut in."
             ) from None
-    programs: dict[str, int] = {}
-    for outcome in ours.seen:
-        programs[outcome.what] = programs.get(outcome.what, 0) + 1
+    programs = dict(Counter(outcome.what for outcome in ours.seen))
     return {"results": done["results"], "n-samples": done["n-samples"], "programs": programs, "samples": done["samples"]}

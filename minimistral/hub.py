@@ -5,14 +5,15 @@ whose download was cut off holds no model that could be taken for one, and the s
 """
 
 import hashlib
-import json
 import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from minimistral import room
-from minimistral.checkpoint import CONFIGS
+from minimistral.checkpoint import CONFIGS, INDEX, TOKENIZERS, read_index
+from minimistral.tensorfiles import CheckpointError
 
 #: short name -> repository. Mistral never put the base v0.2 on the hub itself; others converted its published archive
 VERSIONS = {
@@ -24,8 +25,6 @@ VERSIONS = {
     "v0.3-instruct": "mistralai/Mistral-7B-Instruct-v0.3",
 }
 NATIVE_WEIGHTS = ("consolidated.safetensors", "consolidated.00.pth")
-TOKENIZERS = ("tokenizer.model", "tokenizer.model.v3")
-INDEX = "model.safetensors.index.json"
 UNFINISHED = ".download"
 
 
@@ -97,9 +96,9 @@ class _Fetch:
             if not self.has(path := self.folder / INDEX, index):
                 path = self.get(index)
             try:
-                shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise HubError(f"{INDEX} of {self.repository} cannot be read as an index of shards: {error!r}") from None
+                shards = sorted(set(read_index(path)[0].values()))
+            except CheckpointError as error:
+                raise HubError(f"{INDEX} of {self.repository}: {error}") from None
             if absent := [name for name in shards if name not in there]:
                 raise HubError(f"{INDEX} of {self.repository} names {absent[0]!r}, which the repository does not hold.")
             names += [INDEX, *shards]
@@ -111,13 +110,10 @@ class _Fetch:
 
     def check_space(self, missing: list[Remote]):
         """Before the first byte: does the rest fit on the disk?"""
-        needed = sum(remote.size - self._done(remote) for remote in missing)
-        free = room.disk(self.folder)
-        if needed > free:
-            raise HubError(
-                f"{self.repository} needs {room.gib(needed)} more on the disk of {self.folder}, which has {room.gib(free)} free: "
-                "make room, or give a folder on another disk with --to."
-            )
+        try:
+            room.require_disk(self.folder, sum(remote.size - self._done(remote) for remote in missing))
+        except ValueError as error:
+            raise HubError(f"{error} Or give a folder on another disk with --to.") from None
 
     def get(self, remote: Remote) -> Path:
         """Fetch one file, or what is missing of it, into the unfinished folder; return its path there when it is right."""
@@ -220,40 +216,34 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
 
-class _explained:
+@contextmanager
+def _explained(repository: str, revision: str | None, file: str | None = None):
     """Turns what huggingface_hub raises into one HubError that says what to do."""
+    from huggingface_hub import errors
 
-    def __init__(self, repository: str, revision: str | None, file: str | None = None):
-        self.repository, self.revision, self.file = repository, revision, file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        from huggingface_hub import errors
-
-        if not isinstance(error, OSError | errors.HTTPError | errors.HfHubHTTPError):
-            return
-        page = f"{_endpoint()}/{self.repository}"
+    try:
+        yield
+    except (OSError, errors.HTTPError, errors.HfHubHTTPError) as error:
+        page = f"{_endpoint()}/{repository}"
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, errors.RevisionNotFoundError):
-            said = f"{self.repository} has no revision {self.revision!r}: see {page}/tree/main for what there is."
+            said = f"{repository} has no revision {revision!r}: see {page}/tree/main for what there is."
         elif isinstance(error, errors.GatedRepoError) or status in (401, 403):
             said = (
-                f"the hub answered {status} for {self.file or self.repository}: it does not exist, or it wants to know who "
+                f"the hub answered {status} for {file or repository}: it does not exist, or it wants to know who "
                 f"you are. For a gated model: accept its terms at {page}, make a token that may read at "
                 f"{_endpoint()}/settings/tokens, and give it once with `hf auth login`, or in the variable HF_TOKEN."
             )
         elif status == 404:
-            said = f"{self.file or 'the repository'} was not found at {page}: check the name."
+            said = f"{file or 'the repository'} was not found at {page}: check the name."
         elif status:
-            said = f"the hub answered {status} for {self.file or self.repository}: try again later."
+            said = f"the hub answered {status} for {file or repository}: try again later."
         elif isinstance(error, errors.OfflineModeIsEnabled):
             said = "HF_HUB_OFFLINE is set, so nothing may be downloaded: unset it."
-        elif self.file and isinstance(error, OSError) and "onsistency" in str(error):
-            said = f"{self.file} came with another size than the hub promises: run the same command again."
+        elif file and isinstance(error, OSError) and "onsistency" in str(error):
+            said = f"{file} came with another size than the hub promises: run the same command again."
         elif isinstance(error, OSError) and error.errno:
-            said = f"{self.file or self.repository} could not be written: {error.strerror}."
+            said = f"{file or repository} could not be written: {error.strerror}."
         else:
             said = (
                 f"the hub at {_endpoint()} cannot be reached ({type(error).__name__}): check the connection. "

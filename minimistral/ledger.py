@@ -143,12 +143,12 @@ def _gqa_window():
 def _twice():
     config = counting.VERSIONS["v0.1"]
     attention, whole = roofline.attention_ratio(16384, 4096), roofline.prefill_ratio(config, 16384, 4096, 0.5)
+    decode = roofline.decode_ratio(config, 16384, 4096)
     return "computed", [
         Line("attention operator, at most", "2x", f"{attention:.3f}x", attention >= 2),
         Line("whole pre-fill, at most", "2x", f"{whole:.2f}x", whole >= 2),
-        Line("decode of one text, at most", "2x", f"{roofline.decode_ratio(config, 16384, 4096):.2f}x",
-             roofline.decode_ratio(config, 16384, 4096) >= 2),
-    ]  # fmt: skip
+        Line("decode of one text, at most", "2x", f"{decode:.2f}x", decode >= 2),
+    ]
 
 
 def _span():
@@ -161,11 +161,8 @@ def _span():
 
 
 def _cache():
-    from dataclasses import replace
-
     config = counting.VERSIONS["v0.1"]
-    full = roofline.cache_bytes(replace(config, sliding_window=None), 32768, None)
-    ring = roofline.cache_bytes(config, 32768, 4096)
+    full, ring = (roofline.cache_bytes(config, 32768, window) for window in (None, config.sliding_window))
     return "computed", [line("times as small at 32k", 8, full / ring), line("GiB of the ring", 0.5, ring / 2**30)]
 
 

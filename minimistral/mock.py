@@ -12,6 +12,7 @@ import torch
 from minimistral import counting
 from minimistral.config import MistralConfig
 from minimistral.model import Mistral
+from minimistral.writing import write_folder
 
 #: the released 7B's shapes by version: mock.write(folder, mock.CONFIGS["v0.1"]) writes 14,483,464,192 bytes of tensors
 CONFIGS = counting.VERSIONS
@@ -33,8 +34,6 @@ def write(folder, config: MistralConfig, format: str = "hf", shards: int = 3, dt
     The tokenizer of the release lies beside the weights where the vocabulary is a released one and mistral_common is installed.
     Says the bytes first (progress). Raises ValueError for settings that do not fit and for a disk without room.
     """
-    from minimistral.writing import write_folder
-
     with torch.device("meta"):
         tensors = {name: tensor.to(dtype) for name, tensor in Mistral(config).state_dict().items()}
     order = {name: n for n, name in enumerate(tensors)}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from minimistral import checkpoint, room
+from minimistral import checkpoint
 from minimistral.model import Mistral
 
 
@@ -20,16 +20,12 @@ def forward(folder, tokens: Tensor, *, device="cpu", dtype: torch.dtype | None =
     Raises as load() does, before any weight is read; ValueError for tokens that the model refuses.
     """
     found = checkpoint.inspect(folder, format)
-    device, dtype = torch.device(device), dtype or found.dtype
+    device, dtype = checkpoint.choose(found, device, dtype)
     with torch.device("meta"):
         model = Mistral(found.config).requires_grad_(False).eval()
     parts = [model.tok_embeddings, *model.layers, model.norm, model.output]
     largest = max(sum(p.numel() for p in part.parameters()) for part in parts) * dtype.itemsize
-    free = room.memory(device)
-    if free is not None and largest > free:
-        raise checkpoint.CheckpointError(
-            f"The largest part of {folder} needs {room.gib(largest)} and {room.gib(free)} are available on {device.type}."
-        )
+    checkpoint.require_memory(f"The largest part of {folder} needs", largest, device, "Close other programs.")
     with _reading(model, parts, found, device, dtype, progress):
         return model(tokens.to(device), last_only=last_only)
 

@@ -1,5 +1,6 @@
 """What one sees of a training: the log, its curve, and samples of what the model writes by now."""
 
+import textwrap
 import time
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class LiveCurve:
         if self.tokenizer is not None:
             text = sample(self.model, self.tokenizer, self.prompt, self.tokens, seed=self.seed)
             self.samples.append((len(log.steps), text))
-            self.say(f"step {len(log.steps)}: {text}")
+            self.say(textwrap.fill(f"step {len(log.steps)}: {text}", 100))
         self.next = time.perf_counter() + self.pause
 
     def show(self, log: Log):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from minimistral import checkpoint, room
+from minimistral import checkpoint
 from minimistral.config import MistralConfig
 from minimistral.model import Mistral
 
@@ -31,21 +31,16 @@ def load(folder, bits: int, device="auto", dtype: torch.dtype | None = None, for
     Each layer is rounded as soon as it is read, so that neither the device nor the CPU's memory ever holds the 16-bit whole.
     Raises ValueError, before any weight is read, as load() and quantize() do.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
-    check(bits, device)
     found = checkpoint.inspect(folder, format)
-    dtype = dtype or found.dtype
-    if dtype == torch.bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        dtype = torch.float16
+    device, dtype = checkpoint.choose(found, device, dtype)
+    check(bits, device)
     with torch.device("meta"):
         model = Mistral(found.config).requires_grad_(False).to(dtype)
     _check_layers(model, bits, device)
-    needed, free = planned_bytes(found.config, bits, dtype.itemsize), room.memory(device)
-    if free is not None and needed > free:
-        raise checkpoint.CheckpointError(
-            f"The weights in {folder} need {room.gib(needed)} in {bits} bits and the {device.type} has {room.gib(free)}."
-        )
-    with tqdm(total=found.nbytes, unit="B", unit_scale=True, desc="loading", disable=found.nbytes < 2**28, leave=False) as bar:
+    needed = planned_bytes(found.config, bits, dtype.itemsize)
+    checkpoint.require_memory(f"In {bits} bits the weights in {folder} need", needed, device)
+    small = found.nbytes < checkpoint.LARGE
+    with tqdm(total=found.nbytes, unit="B", unit_scale=True, desc="loading", disable=small, leave=False) as bar:
         for name, place in found.tensors.items():
             tensor, finite = checkpoint.read_tensor(name, place, found.config, found.format, device, dtype, bar.update)
             if not finite:
@@ -88,6 +83,7 @@ def check(bits: int, device: torch.device):
 
 
 def is_quantized(weight: torch.Tensor) -> bool:
+    """Whether a weight is one of torchao's rounded ones."""
     return hasattr(weight, "qdata")
 
 
@@ -109,6 +105,8 @@ def planned_bytes(config: MistralConfig, bits: int = 16, wide: int = 2) -> int:
     8     rows * columns + rows * 5: a float32 scale a row, and a zero point that torchao keeps, always 0
     4     rows * columns / 2 + rows * groups * 2 * wide: a scale and a middle a group
     """
+    if bits not in (16, *BITS):
+        raise ValueError(f"bits is {bits!r}; expected 16, 8 or 4.")
     total = 0
     for name, shape in checkpoint.expected_shapes(config).items():
         numbers = torch.Size(shape).numel()
@@ -136,7 +134,7 @@ def _check_layers(model: Mistral, bits: int, device: torch.device):
             continue
         rows, columns = module.weight.shape
         if rows % 16 or columns % GROUPS[-1]:
-            raise ValueError(f"{name} has {rows} rows of {columns}; 4 bits need a multiple of 16, of a multiple of {GROUPS[-1]}.")
+            raise ValueError(f"{name} has {rows} rows of {columns}; 4 bits need multiples of 16 and of {GROUPS[-1]}.")
         if device.type == "cuda" and module.weight.dtype != torch.bfloat16:
             raise ValueError(f"{name} is {module.weight.dtype}; on CUDA 4 bits need bfloat16: load with dtype=torch.bfloat16.")
 

@@ -11,7 +11,7 @@ machine really does lies in bench/.
 from dataclasses import dataclass, replace
 
 from minimistral import counting, masks
-from minimistral.config import MistralConfig, check_window
+from minimistral.config import MistralConfig, check_count, check_window
 
 
 @dataclass(frozen=True)
@@ -123,5 +123,4 @@ def check(N: int, W: int | None, batch: int = 1):
     """Raise ValueError for a length, window or batch that cannot be."""
     check_window(W)
     for name, value in (("N", N), ("batch", batch)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1.")
+        check_count(name, value)

@@ -3,8 +3,8 @@
     outcome = sandbox.run("assert 1 + 1 == 2")      # Outcome(passed=True, what='passed')
 
 On Linux it runs in user, mount, process and network namespaces of its own, without rights: no network, no file it can write, no
-process it can signal or start. Everywhere there is a limit on time, memory and open files. Where the kernel gives no such
-namespaces the code is refused, unless the caller says unsafe=True: then the limits alone hold.
+process it can signal or start. There is a limit on time, and on memory and open files where the system knows one. Where the
+kernel gives no such namespaces the code is refused, unless the caller says unsafe=True: then the limits alone hold.
 
 It can still read what you can read. For code meant to do harm, take a virtual machine.
 """
@@ -36,6 +36,8 @@ def run(code: str, timeout: float = 3.0, memory: int = 512 * 2**20, unsafe: bool
     """
     if timeout <= 0 or memory < 32 * 2**20:
         raise ValueError(f"timeout is {timeout} s and memory {memory} bytes; expected more than 0 s and at least 32 MiB.")
+    if not hasattr(os, "fork"):
+        raise SandboxError(f"This system ({sys.platform}) cannot run code apart from this process: use Linux, or WSL on Windows.")
     # The code can end its process in many ways; only reaching its end prints this word, which it does not know.
     word = secrets.token_hex(16)
     jail = subprocess.Popen(

@@ -43,7 +43,7 @@ def read_header(file: Path) -> dict[str, Stored]:
 
     Raises CheckpointError, naming the file, where it is cut off, damaged or no such file at all, or holds code.
     """
-    return (_pth_header if file.suffix == ".pth" else _safetensors_header)(Path(file))
+    return (pth_header if file.suffix == ".pth" else _safetensors_header)(file)
 
 
 def _safetensors_header(file):
@@ -81,7 +81,8 @@ def _once_each(pairs):
     return dict(pairs)
 
 
-def _pth_header(file):
+def pth_header(file: Path) -> dict[str, Stored]:
+    """read_header() of a .pth, whatever its name ends in."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:

@@ -2,16 +2,17 @@
 
 import json
 import struct
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from minimistral import room
-from minimistral.checkpoint import CONFIGS, hf_name, inspect, read_tensor, to_half_split
+from minimistral.checkpoint import CONFIGS, INDEX, hf_name, inspect, read_tensor, to_half_split, turned_heads
 from minimistral.config import HF_NAMES, MistralConfig
 from minimistral.files import write_all
 from minimistral.model import Mistral
-from minimistral.tensorfiles import DTYPES
+from minimistral.tensorfiles import DTYPES, pth_header
 
 SPELLED = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -35,26 +36,27 @@ def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "na
             raise ValueError(f"{name} is {tensor.dtype}, which load() does not read: convert the model first, as with .float().")
     folder, total = Path(folder), sum(tensor.nbytes for tensor in tensors.values())
     room.require_disk(folder, total)
-    heads = {"wq": config.n_heads, "wk": config.n_kv_heads} if format == "hf" else {}
+    spelled = {hf_name(name) if format == "hf" else name: name for name in tensors}
 
-    def numbers(native):
+    def numbers(name):
+        native = spelled[name]
         tensor = (tensors[native] if make is None else make(native)).detach().cpu()
-        permuted = heads.get(native.split(".")[-2])
-        return (to_half_split(tensor, permuted) if permuted else tensor).contiguous()
+        if format == "hf" and (heads := turned_heads(native, config)):
+            tensor = to_half_split(tensor, heads)
+        return tensor.contiguous()
 
     from tqdm.auto import tqdm
 
     if progress:
         print(f"{folder}: {total:,} bytes of tensors ({room.gib(total)}) to write", flush=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="writing", disable=not progress) as bar:
-        spelled = {hf_name(name) if format == "hf" else name: name for name in tensors}
         files, index = {}, {}
         for file, names in _split(spelled, tensors, format, shards).items():
             index |= dict.fromkeys(names, file)
             like = {name: tensors[spelled[name]] for name in names}
-            files[folder / file] = _writer(_pth if format == "pth" else _safetensors, like, spelled, numbers, bar.update)
+            files[folder / file] = partial(_pth if format == "pth" else _safetensors, like=like, numbers=numbers, tick=bar.update)
         if len(files) > 1:
-            files[folder / "model.safetensors.index.json"] = _json({"metadata": {"total_size": total}, "weight_map": index})
+            files[folder / INDEX] = _json({"metadata": {"total_size": total}, "weight_map": index})
         dtype = str(tensors["output.weight"].dtype).removeprefix("torch.")
         settings = hf_config(config, dtype) if format == "hf" else config.to_params()
         files[folder / CONFIGS["hf" if format == "hf" else "native"]] = _json(settings)
@@ -92,6 +94,8 @@ def _split(spelled, tensors, format, shards):
     """File name -> its tensors' names, in order, in `shards` files of about the same size, none of them empty."""
     if format != "hf":
         return {"consolidated.safetensors" if format == "native" else "consolidated.00.pth": list(spelled)}
+    if shards == 1:
+        return {"model.safetensors": list(spelled)}
     total, done, parts, names = sum(tensor.nbytes for tensor in tensors.values()), 0, [[] for _ in range(shards)], list(spelled)
     at = 0
     for n, name in enumerate(names):
@@ -99,16 +103,7 @@ def _split(spelled, tensors, format, shards):
             at += 1
         parts[at].append(name)
         done += tensors[spelled[name]].nbytes
-    if shards == 1:
-        return {"model.safetensors": names}
     return {f"model-{n:05}-of-{shards:05}.safetensors": part for n, part in enumerate(parts, 1)}
-
-
-def _writer(kind, like, spelled, numbers, tick):
-    def write(path):
-        kind(path, like, lambda name: numbers(spelled[name]), tick)
-
-    return write
 
 
 def _safetensors(path, like, numbers, tick):
@@ -131,14 +126,12 @@ def _pth(path, like, numbers, tick):
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from minimistral.tensorfiles import _pth_header
-
     with FakeTensorMode():
         empty = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in like.items()}
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save(empty, path)
     with open(path, "r+b") as stream:
-        for name, place in _pth_header(path).items():
+        for name, place in pth_header(path).items():
             stream.seek(place.start)
             tick(stream.write(_bytes(numbers(name))))
 

@@ -5,9 +5,9 @@ import torch
 from helpers import largest_difference, random_ids, small_model
 
 import minimistral as mm
-from minimistral import generation
+from minimistral import captured, generation, museum
 from minimistral.cache import RollingBuffer
-from minimistral.generation import capture
+from minimistral.captured import FixedRing, capture
 
 
 @torch.inference_mode()
@@ -72,11 +72,11 @@ def test_capturing_leaves_the_cache_where_it_was_and_shares_the_weights():
 @pytest.mark.parametrize("W", [3, 8, None])
 def test_a_long_generation_is_the_same_with_a_graph_and_without(W, options, monkeypatch):
     model, prompts = small_model(W), [random_ids(1, n, seed=n)[0].tolist() for n in (3, 7)]
-    made, real = [], generation.capture
-    monkeypatch.setattr(generation, "capture", lambda *args: made.append(args) or real(*args))
+    made, real = [], captured.capture
+    monkeypatch.setattr(captured, "capture", lambda *args: made.append(args) or real(*args))
     quick = mm.generate(model, prompts, 90, eos_id=None, **options)
     assert len(made) == 1
-    monkeypatch.setattr(generation, "WORTH_A_GRAPH", 10**9)
+    monkeypatch.setattr(captured, "WORTH_A_GRAPH", 10**9)
     plain = mm.generate(model, prompts, 90, eos_id=None, **options)
     assert len(made) == 1 and quick.tokens == plain.tokens
     for a, b in zip(quick.logprobs, plain.logprobs, strict=True):
@@ -89,7 +89,7 @@ def test_where_no_graph_can_be_made_decode_goes_on_and_says_so(monkeypatch):
 
     model = small_model(3)
     expected = mm.generate(model, [[1, 2]], 80, eos_id=None)
-    monkeypatch.setattr(generation, "_trace", broken)
+    monkeypatch.setattr(captured, "_trace", broken)
     with pytest.warns(UserWarning, match="without a graph: RuntimeError"):
         assert mm.generate(model, [[1, 2]], 80, eos_id=None).tokens == expected.tokens
 
@@ -100,6 +100,25 @@ def test_whoever_watches_the_layers_sees_every_step():
     mm.generate(model, [[1, 2]], 80, eos_id=None)
     hook.remove()
     assert len(seen) == 80
+
+
+def test_a_cache_of_another_kind_and_a_planted_bug_are_heeded_at_every_step(monkeypatch):
+    """What replaces a piece of the cache would be passed over by a graph, which has pieces of its own."""
+    class Counting(RollingBuffer):
+        steps = 0
+
+        def begin(self, T, lengths):
+            self.steps += 1
+            return super().begin(T, lengths)
+
+    model, prompt = small_model(3), [[1, 2]]
+    cache = Counting(model.config)
+    new = [ids[0] for ids, _ in generation.decode(model, prompt, 80, eos_id=None, cache=cache)]
+    assert cache.steps == 80 and [new] == mm.generate(model, prompt, 80, eos_id=None).tokens
+    with museum.planted(8):
+        wrong = mm.generate(model, prompt, 80, eos_id=None)
+        monkeypatch.setattr(captured, "WORTH_A_GRAPH", 10**9)
+        assert mm.generate(model, prompt, 80, eos_id=None) == wrong
 
 
 def test_a_nan_is_named_by_its_row_also_late():
@@ -129,9 +148,8 @@ def test_the_step_is_one_graph_for_the_compiler_too():
         cache, other = RollingBuffer(model.config), RollingBuffer(model.config)
         for each in (cache, other):
             model(random_ids(1, 9), cache=each)
-        cache.reserve(100)
-        everyone = torch.ones_like(cache.position)
-        step = torch.compile(lambda ids: model.unchecked(ids[:, None], cache, everyone), fullgraph=True, backend="eager")
+        ring, everyone = FixedRing(cache, 100), torch.ones_like(cache.position)
+        step = torch.compile(lambda ids: model.unchecked(ids[:, None], ring, everyone), fullgraph=True, backend="eager")
         for token in (3, 8, 1):
             ids = torch.tensor([token])
             assert largest_difference(step(ids), model(ids[:, None], cache=other)) < 1e-5
@@ -145,17 +163,15 @@ def test_a_full_ring_needs_no_mask_and_one_that_is_not_full_keeps_it(read, full)
         plain, other = RollingBuffer(model.config, 2), RollingBuffer(model.config, 2)
         for cache in (plain, other):
             model(tokens[:, :read], cache=cache)
-        other.reserve(100, unmasked=True)
-        assert other.unmasked == full
+        ring, everyone = FixedRing(other, 100, unmasked=True), torch.ones(2, dtype=torch.int64)
+        assert ring.masked != full
         for n in range(read, 30):
-            expected, got = (model(tokens[:, n : n + 1], cache=cache) for cache in (plain, other))
+            expected, got = model(tokens[:, [n]], cache=plain), model.unchecked(tokens[:, [n]], ring, everyone)
             assert largest_difference(expected, got) < 1e-5
         ragged, growing = RollingBuffer(model.config, 2), RollingBuffer(model.config, 2, window=None)
         model(tokens[:, :9], cache=ragged, lengths=torch.tensor([9, 3]))
         model(tokens[:, :9], cache=growing)
-        for cache in (ragged, growing):
-            cache.reserve(100, unmasked=True)
-            assert not cache.unmasked
+        assert FixedRing(ragged, 100, unmasked=True).masked and FixedRing(growing, 100, unmasked=True).masked
 
 
 # --- on a GPU -------------------------------------------------------------------------------------------------------------

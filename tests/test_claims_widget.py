@@ -3,9 +3,13 @@
 import itertools
 import json
 import re
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from minimistral import bets, claims, course, evaluation, ledger
 from minimistral.exercises import claims as ex
@@ -94,6 +98,14 @@ def test_what_it_does_not_have_is_refused(arguments, words):
         Margins(**arguments)
 
 
+def test_how_close_is_close_was_chosen():
+    """The page: at 95 % of the other's MBPP instead of 90 %, this verdict would be another."""
+    human, mbpp = ledger._near_code_llama()[1]
+    share = ledger.TABLE_2["MBPP"]["Mistral 7B"] / ledger.TABLE_2["MBPP"]["Code-Llama 7B"]
+    assert ledger._verdict([human, mbpp]) == "true" and mbpp.found == "90%" and 0.90 < share < 0.95
+    assert ledger._verdict([human, replace(mbpp, holds=share > 0.95)]) == "imprecise"
+
+
 # --- the exercises --------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +126,18 @@ def test_the_simple_interval_is_near_the_librarys(name, questions):
     simple, wise = ex.margin.answer(p, q, questions), evaluation.difference(a, questions, b, questions)
     assert simple == pytest.approx([100 * end for end in wise], abs=0.6 if questions < 200 else 0.15)
     assert (simple[0] <= 0 <= simple[1]) == (name in ledger.undecided())
+
+
+@pytest.mark.parametrize("kind", [
+    np.array, torch.tensor, tuple, lambda values: [np.float32(x) for x in values], lambda values: [Fraction(x) for x in values],
+])  # fmt: skip
+def test_numbers_of_any_kind_are_judged_alike(kind, capsys):
+    right = ex.ink.answer()
+    ex.ink.check(kind(right))
+    ex.ink.check(kind([right[0], 5.43, *right[2:]]))
+    ex.ink.why()
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "✓ ink: correct." and told[1].startswith("✗") and told[2] == f"ink: {ex.WRONG['B']}"
 
 
 @pytest.mark.parametrize("letter", view.CHARTS)

@@ -9,6 +9,7 @@ from transformers import MistralConfig as HFConfig
 
 import minimistral as mm
 from minimistral import ConfigError, MistralConfig
+from minimistral.writing import hf_config
 
 SIZES = dict(dim=4096, n_layers=32, n_heads=32, n_kv_heads=8, head_dim=128, hidden_dim=14336, vocab_size=32000)
 PARAMS = SIZES | dict(norm_eps=1e-5)  # as 7B v0.1 came: no rope_theta
@@ -115,6 +116,31 @@ def test_unknown_keys_of_params_json_are_named(tmp_path):
     path.write_text(json.dumps(PARAMS | dict(rope_theta=1e4, moe={"num_experts": 8})))
     with pytest.warns(UserWarning, match="params.json: ignored unknown keys moe"):
         MistralConfig.from_file(path)
+
+
+def test_unknown_keys_of_config_json_are_named_and_those_of_every_config_are_not(tmp_path):
+    always = dict(architectures=["MistralForCausalLM"], attention_dropout=0.0, bos_token_id=1, eos_token_id=2, pad_token_id=None,
+                  initializer_range=0.02, torch_dtype="bfloat16", dtype="bfloat16", transformers_version="4.34.0", use_cache=True,
+                  rope_theta=1e4, rope_scaling=None, _name_or_path="mistralai/Mistral-7B-v0.1")  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(HF | always))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MistralConfig.from_file(path)
+    path.write_text(json.dumps(HF | always | dict(quantization_config={"bits": 4}, attention_bias=True)))
+    with pytest.warns(UserWarning, match="config.json: ignored unknown keys attention_bias, quantization_config") as seen:
+        MistralConfig.from_file(path)
+    assert len(seen) == 1 and seen[0].filename == __file__
+
+
+def test_transformers_and_export_write_no_key_that_is_unknown(tmp_path):
+    for theirs in (HFConfig(), HFConfig(architectures=["MistralForCausalLM"], dtype="bfloat16", sliding_window=None)):
+        theirs.save_pretrained(tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            config = MistralConfig.from_file(tmp_path / "config.json")
+            (tmp_path / "again.json").write_text(json.dumps(hf_config(config, "bfloat16")))
+            assert MistralConfig.from_file(tmp_path / "again.json") == config
 
 
 @pytest.mark.parametrize("window", [None, 4096])

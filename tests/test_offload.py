@@ -75,7 +75,7 @@ def test_memory_is_that_of_the_largest_part(tmp_path):
 def test_what_load_refuses_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     mm.save(small_model(5), tmp_path)
     monkeypatch.setattr(room, "memory", lambda device: 100)
-    with pytest.raises(mm.CheckpointError, match="largest part .* needs 0.0 MiB and 0.0 MiB are available on cpu"):
+    with pytest.raises(mm.CheckpointError, match="largest part .* needs 0.0 MiB of memory, 0.0 MiB .* on cpu. Close other"):
         offload.forward(tmp_path, random_ids(1, 6))
     monkeypatch.undo()
     with pytest.raises(ValueError, match="holds the id 40"):

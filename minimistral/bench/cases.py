@@ -11,9 +11,9 @@ from minimistral.attention import attend
 from minimistral.bench import measure
 from minimistral.bench.report import Line, table
 from minimistral.cache import RollingBuffer
+from minimistral.captured import capture
 from minimistral.checkpoint import hf_name, to_half_split
 from minimistral.config import MistralConfig
-from minimistral.generation import capture
 from minimistral.model import Mistral
 
 CONFIGS = {

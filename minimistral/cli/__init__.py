@@ -5,6 +5,7 @@ import os
 import pkgutil
 import sys
 from importlib import import_module
+from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,3 +37,22 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(run=module.run)
         module.arguments(command)
     return top
+
+
+# ---- What several commands share -----------------------------------------------------------------------------
+
+
+def load(folder: str | None):
+    """-> (model, tokenizer) of a folder, or without one the package's small ones. Refuses a folder without a tokenizer."""
+    import minimistral as mm
+
+    model, tokenizer = mm.load(folder) if folder else mm.load_tiny()
+    if tokenizer is None:
+        raise ValueError(f"{folder} holds no tokenizer.model: put the model's own beside its weights.")
+    return model, tokenizer
+
+
+def check_out(out: str | None):
+    """Refuse, before anything is measured, an --out that nothing could be written to."""
+    if out and not Path(out).absolute().parent.is_dir():
+        raise ValueError(f"--out is {out}, and there is no folder {Path(out).parent}; make it first.")

@@ -21,6 +21,7 @@ def run(args):
     import torch
 
     from minimistral.bench import all as everything
+    from minimistral.cli import check_out
     from minimistral.config import check_window
     from minimistral.files import write
 
@@ -33,8 +34,7 @@ def run(args):
             f"--rounds is {args.rounds} and --tokens {args.tokens} with a window of {args.window}; "
             "expected at least 2 rounds, and more tokens than the window."
         )
-    if out and not out.absolute().parent.is_dir():
-        raise ValueError(f"--out is {out}, and there is no folder {out.parent}; make it first.")
+    check_out(args.out)
     if out and out.exists() and not args.force:
         raise ValueError(f"--out is {out}, which exists; give another name, or --force to overwrite it.")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

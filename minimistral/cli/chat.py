@@ -14,16 +14,14 @@ def arguments(parser):
 def run(args):
     import sys
 
-    import minimistral as mm
     from minimistral.chat import Chat
+    from minimistral.cli import load
     from minimistral.moderation import GUARDRAILS
 
     sys.stdout.reconfigure(errors="replace")
     if args.system and args.guardrails:
         raise ValueError("--system and --guardrails were both given; there is one system prompt: choose one.")
-    model, tokenizer = mm.load(args.folder) if args.folder else mm.load_tiny()
-    if tokenizer is None:
-        raise ValueError(f"{args.folder} holds no tokenizer.model: put the model's own beside its weights.")
+    model, tokenizer = load(args.folder)
     chat = Chat(model, tokenizer, GUARDRAILS if args.guardrails else args.system, max_new_tokens=args.max_new_tokens,
                 temperature=args.temperature, top_p=args.top_p, seed=args.seed)  # fmt: skip
     while True:

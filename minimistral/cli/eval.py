@@ -17,18 +17,17 @@ def run(args):
     import json
     from pathlib import Path
 
-    import minimistral as mm
     from minimistral import harness
+    from minimistral.cli import check_out, load
+    from minimistral.config import check_count
     from minimistral.files import write
 
-    if args.limit is not None and args.limit < 1 or args.batch_size < 1:
-        raise ValueError(f"--limit is {args.limit} and --batch-size {args.batch_size}; expected at least 1.")
-    if args.out and not Path(args.out).absolute().parent.is_dir():
-        raise ValueError(f"--out is {args.out}, and there is no folder {Path(args.out).parent}; make it first.")
+    check_count("--batch-size", args.batch_size)
+    if args.limit is not None:
+        check_count("--limit", args.limit)
+    check_out(args.out)
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    model, tokenizer = mm.load(args.folder)
-    if tokenizer is None:
-        raise ValueError(f"{args.folder} holds no tokenizer.model: put the model's own beside its weights.")
+    model, tokenizer = load(args.folder)
     options = {name: getattr(args, name) for name in ("limit", "include", "batch_size", "num_fewshot", "unsafe")}
     report = harness.evaluate(model, tokenizer, tasks, run_code=args.run_code or args.unsafe, **options)
     for task, scores in report["results"].items():

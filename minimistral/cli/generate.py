@@ -14,14 +14,13 @@ def arguments(parser):
 
 
 def run(args):
-    import minimistral as mm
+    from minimistral.cli import load
+    from minimistral.generation import stream
 
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character should not end the text
-    model, tokenizer = mm.load(args.folder) if args.folder else mm.load_tiny()
-    if tokenizer is None:
-        raise ValueError(f"{args.folder} holds no tokenizer.model: put the model's own beside its weights.")
+    model, tokenizer = load(args.folder)
     options = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "chunk_size")}
-    pieces = mm.stream(model, tokenizer, args.prompt, max_new_tokens=args.max_new_tokens, **options)
+    pieces = stream(model, tokenizer, args.prompt, max_new_tokens=args.max_new_tokens, **options)
     print(args.prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

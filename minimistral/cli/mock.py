@@ -18,6 +18,7 @@ def run(args):
     from minimistral import mock
 
     config = mock.CONFIGS[args.version]
-    config = replace(config, n_layers=config.n_layers if args.layers is None else args.layers)
+    if args.layers is not None:
+        config = replace(config, n_layers=args.layers)
     config = config if args.full else mock.narrow(config)
     mock.write(args.folder, config, format=args.format, shards=args.shards, seed=args.seed)

@@ -15,10 +15,9 @@ def arguments(parser):
 
 
 def run(args):
-    from pathlib import Path
-
     import torch
 
+    from minimistral.cli import check_out
     from minimistral.reach import runs, show
 
     for name in ("seeds", "steps", "questions", "threads"):
@@ -28,8 +27,7 @@ def run(args):
     if args.first_seed < 0:
         raise ValueError(f"--first-seed is {args.first_seed}; expected 0 or more.")
     windows = [parsed(text) for text in args.window]
-    if args.out and not Path(args.out).absolute().parent.is_dir():
-        raise ValueError(f"--out is {args.out}, and there is no folder {Path(args.out).parent}; make it first.")
+    check_out(args.out)
     torch.set_num_threads(args.threads)
     record = runs.run(
         args.what, [(layers, window) for window in windows for layers in args.layers],

@@ -5,6 +5,7 @@ from statistics import NormalDist
 
 import torch
 
+from minimistral.evaluation import difference
 from minimistral.exercises.frame import Exercise
 
 # --- the interval of a difference -----------------------------------------------------------------------------------------
@@ -99,6 +100,88 @@ def _(p, q, n):
     return around(p, q, 100 * 1.96 * (p / 100 * (1 - p / 100) + q / 100 * (1 - q / 100)) / n)
 
 
+@margin.mistake("The root is missing: the sum is the *square* of the standard error.")
+def _(p, q, n):
+    return around(p, q, 1.96 * (p * (100 - p) + q * (100 - q)) / n)
+
+
+@margin.mistake("n is missing: that is how far single answers scatter. Divide by n under the root.")
+def _(p, q, n):
+    return around(p, q, 1.96 * math.sqrt(p * (100 - p) + q * (100 - q)))
+
+
+@margin.mistake("Only the second term is divided by n. Brackets around the sum, or / n in both.")
+def _(p, q, n):
+    return around(p, q, 1.96 * math.sqrt(p * (100 - p) + q * (100 - q) / n))
+
+
+@margin.mistake("The scores are subtracted, but their squared errors *add* up: each can be off, either way.")
+def _(p, q, n):
+    return around(p, q, 1.96 * math.sqrt(abs(p * (100 - p) - q * (100 - q)) / n))
+
+
+@margin.mistake("The scores are subtracted, but their squared errors *add* up. (Where the second is larger, this is the root of something negative.)")
+def _(p, q, n):
+    return around(p, q, 1.96 * math.sqrt((p * (100 - p) - q * (100 - q)) / n))
+
+
+@margin.mistake("The scores are subtracted, but their errors are not: add the *squares* of the two, then the root.")
+def _(p, q, n):
+    return around(p, q, 1.96 * (math.sqrt(p * (100 - p) / n) - math.sqrt(q * (100 - q) / n)))
+
+
+@margin.mistake("The larger of the two errors alone. The smaller one counts too: add the squares.")
+def _(p, q, n):
+    return around(p, q, 1.96 * math.sqrt(max(p * (100 - p), q * (100 - q)) / n))
+
+
+@margin.mistake("One error for both, from the mean of the two scores. Here each score has its own p (1 - p) / n.")
+def _(p, q, n):
+    mean = (p + q) / 2
+    return around(p, q, 1.96 * math.sqrt(2 * mean * (100 - mean) / n))
+
+
+@margin.mistake("That is the interval of the first score. Asked for is the interval of the lead, p - q.")
+def _(p, q, n):
+    return around(p, 0, 1.96 * math.sqrt(p * (100 - p) / n))
+
+
+@margin.mistake("These are the intervals of the two scores. Asked for is one interval, of the lead p - q.")
+def _(p, q, n):
+    return tuple(around(x, 0, 1.96 * math.sqrt(x * (100 - x) / n)) for x in (p, q))
+
+
+@margin.mistake("1.96 to *each* side: the interval is 3.92 standard errors long, not 1.96.")
+def _(p, q, n):
+    return around(p, q, 0.98 * math.sqrt((p * (100 - p) + q * (100 - q)) / n))
+
+
+@margin.mistake("1.645 to each side hold 90 %. For 95 % it is 1.96.")
+def _(p, q, n):
+    return around(p, q, 1.645 * math.sqrt((p * (100 - p) + q * (100 - q)) / n))
+
+
+@margin.mistake("2.576 to each side hold 99 %. For 95 % it is 1.96.")
+def _(p, q, n):
+    return around(p, q, 2.576 * math.sqrt((p * (100 - p) + q * (100 - q)) / n))
+
+
+@margin.mistake("The lower end is cut off at 0. A lead may be negative: then the other model may be the better one.")
+def _(p, q, n):
+    low, high = around(p, q, 1.96 * math.sqrt((p * (100 - p) + q * (100 - q)) / n))
+    return max(0, low), high
+
+
+@margin.mistake("That is Newcombe's interval, as the library's `difference` has it. Here the simple one is asked for.")
+def _(p, q, n):
+    return tuple(100 * end for end in difference(round(p / 100 * n), n, round(q / 100 * n), n))
+
+
+@margin.mistake("The lead is in it as well. Return the two ends alone: (low, high).")
+def _(p, q, n):
+    return p - q, *around(p, q, 1.96 * math.sqrt((p * (100 - p) + q * (100 - q)) / n))
+
+
 @margin.mistake("Only the first score's error is in it. The second was measured on n questions too.")
 def _(p, q, n):
     return around(p, q, 1.96 * math.sqrt(p * (100 - p) / n))
@@ -165,12 +248,22 @@ def _(p, q, n):
     return tuple(round(x, 1) for x in around(p, q, 1.96 * math.sqrt((p * (100 - p) + q * (100 - q)) / n)))
 
 
+@margin.mistake("Right, but rounded. Leave rounding to whoever prints it.")
+def _(p, q, n):
+    return tuple(round(x, 2) for x in around(p, q, 1.96 * math.sqrt((p * (100 - p) + q * (100 - q)) / n)))
+
+
+@margin.mistake("Right, but rounded. Leave rounding to whoever prints it.")
+def _(p, q, n):
+    return tuple(round(x, 0) for x in around(p, q, 1.96 * math.sqrt((p * (100 - p) + q * (100 - q)) / n)))
+
+
 # --- on how many questions two models part --------------------------------------------------------------------------------
 
 parted = Exercise(
     "parted",
     cases=lambda: [
-        (0, 1, 1), (1, 2, 3), (3, 1, 5), (5, 4, 6), (0, 0, 7), (8, 8, 8), (4, 5, 9), (13, 2, 14), (2, 3, 20),
+        (0, 1, 1), (1, 2, 3), (2, 2, 4), (3, 1, 5), (5, 4, 6), (0, 0, 7), (8, 8, 8), (4, 5, 9), (6, 6, 11), (13, 2, 14), (2, 3, 20),
         (8_164, 8_104, 10_042), (1_040, 1_047, 3_610),
     ],
     hints=[
@@ -245,6 +338,61 @@ def _(a, b, n):
     return max(0, a - b), min(a, n - b)
 
 
+@parted.mistake("Where b is larger, the fewest is not 0: the second alone is right on b - a of them, at least.")
+def _(a, b, n):
+    return max(0, a - b), min(a + b, 2 * n - a - b)
+
+
+@parted.mistake("The most counts only the questions that the first alone got right. Those of the second come on top.")
+def _(a, b, n):
+    return abs(a - b), min(a, n - b)
+
+
+@parted.mistake("The most counts the questions that one of the two alone got right. Those of the other come on top.")
+def _(a, b, n):
+    return abs(a - b), max(min(a, n - b), min(b, n - a))
+
+
+@parted.mistake("The same score does not mean the same questions: with equal scores they can still part.")
+def _(a, b, n):
+    return (0, 0) if a == b else (abs(a - b), min(a + b, 2 * n - a - b))
+
+
+@parted.mistake("With equal scores they need not part at all: the fewest is 0.")
+def _(a, b, n):
+    return max(1, abs(a - b)), min(a + b, 2 * n - a - b)
+
+
+@parted.mistake("That is how many they part on if right answers fall by chance. Asked for is what is *possible*, at most.")
+def _(a, b, n):
+    return abs(a - b), (a * (n - b) + b * (n - a)) / n
+
+
+@parted.mistake("On the a + b - n questions that both must have right they do not part, but n is not always full either: with few right, both are wrong on some.")
+def _(a, b, n):
+    return abs(a - b), n - max(0, a + b - n)
+
+
+@parted.mistake("The most is more than the larger score: where the other one alone is right, they part too.")
+def _(a, b, n):
+    return abs(a - b), max(a, b)
+
+
+@parted.mistake("These are on how many at least one of the two is right. Where both are, they do not part.")
+def _(a, b, n):
+    return max(a, b), min(a + b, n)
+
+
+@parted.mistake("n minus the fewest is not the most. Put the right answers of one where the other is wrong, as far as there is room.")
+def _(a, b, n):
+    return abs(a - b), n - abs(a - b)
+
+
+@parted.mistake("These are all the numbers between. Return two: (fewest, most).")
+def _(a, b, n):
+    return list(range(abs(a - b), min(a + b, 2 * n - a - b) + 1))
+
+
 @parted.mistake("That is how many both got right. On those the two do not part.")
 def _(a, b, n):
     return max(0, a + b - n), min(a, b)
@@ -263,6 +411,11 @@ def _(a, b, n):
 @parted.mistake("These are shares of n. Asked for are questions.")
 def _(a, b, n):
     return abs(a - b) / n, min(a + b, 2 * n - a - b) / n
+
+
+@parted.mistake("These are percent of n. Asked for are questions.")
+def _(a, b, n):
+    return 100 * abs(a - b) / n, 100 * min(a + b, 2 * n - a - b) / n
 
 
 @parted.mistake("Only the fewest. Return both: (fewest, most).")
@@ -288,6 +441,9 @@ WRONG = {
 FOUR = "Write a list of four numbers, for A, B, C and D in this order."
 NOT_INK = "These are the ratios of the numbers. Asked for is the ink: look where each axis begins, and what is drawn."
 DIGITS = "Nearly: two digits after the point are asked for."
+MORE = "That is how many times *more*. Asked for is how many times *as much*: one more, and 1 where the marks are equal."
+PERCENT = "That is percent. Asked for is how many times as much: divide by 100."
+BACKWARDS = "The order is D to A. " + FOUR
 UPSIDE_DOWN = "Upside down: the larger mark over the smaller one, so all four are above 1."
 
 
@@ -300,19 +456,32 @@ class FourCharts(Exercise):
     """why() names the first chart that is misread."""
 
     def _likely(self):
-        right, yours = self.answer(), self._yours
-        if hasattr(yours, "tolist"):
-            yours = yours.tolist()
-        if not isinstance(yours, list | tuple) or len(yours) != 4 or not all(isinstance(x, int | float) for x in yours):
+        right, yours = self.answer(), plain(self._yours)
+        if len(yours) != 4:
             return FOUR
         near = [math.isclose(x, y, rel_tol=self.tolerance, abs_tol=self.tolerance) for x, y in zip(yours, right, strict=True)]
+        upside_down = [math.isclose(x * y, 1, rel_tol=0.03) for x, y in zip(yours, right, strict=True)]
+        for other, sentence in (
+            (numbers(), NOT_INK), ([x - 1 for x in right], MORE), ([100 * x for x in right], PERCENT), (right[::-1], BACKWARDS),
+        ):  # fmt: skip
+            if all(math.isclose(x, y, rel_tol=0.02) for x, y in zip(yours, other, strict=True)):
+                return sentence
+        if any(upside_down) and all(one or other for one, other in zip(near, upside_down, strict=True)):
+            return UPSIDE_DOWN
         if all(0 < x <= 1 for x in yours):
             return UPSIDE_DOWN
-        if all(math.isclose(x, y, rel_tol=self.tolerance) for x, y in zip(yours, numbers(), strict=True)):
-            return NOT_INK
-        if all(math.isclose(x, y, abs_tol=0.06) for x, y in zip(yours, right, strict=True)):
+        if all(math.isclose(x, y, rel_tol=0.04) for x, y in zip(yours, right, strict=True)):
             return DIGITS
         return next(sentence for sentence, fine in zip(WRONG.values(), near, strict=True) if not fine)
+
+
+def plain(yours) -> list[float]:
+    """Numbers of any kind, NumPy's, PyTorch's or fractions, as floats; an empty list if it is not a list of numbers."""
+    yours = yours.tolist() if hasattr(yours, "tolist") else yours
+    try:
+        return [] if any(isinstance(x, str | bool) for x in yours) or isinstance(yours, str | dict) else [float(x) for x in yours]
+    except Exception:
+        return []
 
 
 ink = FourCharts(
@@ -361,6 +530,31 @@ def _():
     return [0.54, 0.034, 0.66, 0.70]
 
 
+@ink.mistake(UPSIDE_DOWN)
+def _():
+    return [1.86, 0.034, 1.52, 1.44]  # as the circles stand: the second over the first
+
+
+@ink.mistake(MORE)
+def _():
+    return [0.86, 28.47, 0.52, 0.44]
+
+
+@ink.mistake(PERCENT)
+def _():
+    return [185.7, 2946.9, 152.2, 143.6]
+
+
+@ink.mistake(BACKWARDS)
+def _():
+    return [1.44, 1.52, 29.47, 1.86]
+
+
+@ink.mistake(DIGITS)
+def _():
+    return [1.86, 29, 1.52, 1.44]
+
+
 @ink.mistake(WRONG["A"])
 def _():
     return [1.01, 29.5, 1.52, 1.44]
@@ -384,6 +578,16 @@ def _():
 @ink.mistake(FOUR)
 def _():
     return [1.86, 29.5, 1.52]
+
+
+@ink.mistake(WRONG["D"])
+def _():
+    return [1.86, 29.47, 1.52, 0.34]  # log10(13.1 / 6)
+
+
+@ink.mistake(FOUR)
+def _():
+    return {"A": 1.86, "B": 29.47, "C": 1.52, "D": 1.44}
 
 
 @ink.mistake(FOUR)

@@ -127,6 +127,26 @@ def _():
     return 1 / 4 + 1 / 3
 
 
+@two_of_four.mistake("That is the chance of one given pair. D is in more than one of them.")
+def _():
+    return 1 / 6
+
+
+@two_of_four.mistake("That is the second draw alone, after a first that was not D. The first may be D as well.")
+def _():
+    return 1 / 3
+
+
+@two_of_four.mistake("That is the chance that the first one is not D. There is a second draw.")
+def _():
+    return 0.75
+
+
+@two_of_four.mistake("That is the number of pairs. Wanted is the share of them that holds D.")
+def _():
+    return 6
+
+
 # --- pass@k ---------------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +194,11 @@ def _(n, passed, k):
 
 
 @pass_at_k.right
+def _(n, passed, k):  # by which draws hold the ones that pass
+    return 1 - math.comb(n - k, passed) / math.comb(n, passed)
+
+
+@pass_at_k.right
 def _(n, passed, k):
     def among(n, k):  # the first one passes, or one of the others does
         return 0.0 if k == 0 else passed / n + (1 - passed / n) * among(n - 1, k - 1) if n > passed else 1.0
@@ -216,6 +241,77 @@ def _(n, passed, k):
     return 1.0 if passed >= k else 0.0
 
 
+@pass_at_k.mistake("That is 1 as soon as one passes. Wanted is the share of the draws that hold a pass. (If you divided with //, take /.)")
+def _(n, passed, k):
+    return 1.0 if passed > 0 else 0.0
+
+
+@pass_at_k.mistake("That is the number of draws that hold a pass. Divide it by the number of all draws.")
+def _(n, passed, k):
+    return math.comb(n, k) - math.comb(n - passed, k)
+
+
+@pass_at_k.mistake("That is 1 as soon as one passes. Wanted is the share of the draws that hold a pass. (If you divided with //, take /.)")
+def _(n, passed, k):
+    return 1 - math.comb(n - passed, k) // math.comb(n, k)
+
+
+@pass_at_k.mistake("That is the chance that one given program is drawn, k / n. Any of those that pass will do.")
+def _(n, passed, k):
+    return k / n if passed else 0.0
+
+
+@pass_at_k.mistake("That is the same, k / n, even where none passes. It is the chance that one given program is drawn; there are `passed` of them.")
+def _(n, passed, k):
+    return k / n
+
+
+@pass_at_k.mistake("The chances of the single draws are added. A draw of two that pass counts twice, and the sum can be more than 1.")
+def _(n, passed, k):
+    return sum(passed / (n - i) for i in range(k))
+
+
+@pass_at_k.mistake("The sum is cut off at 1, but below 1 it is too large already: a draw of two that pass counts twice.")
+def _(n, passed, k):
+    return min(1.0, k * passed / n)
+
+
+@pass_at_k.mistake("The chance that not all pass is not the chance that some do: take away the draws in which all fail.")
+def _(n, passed, k):
+    return 1 - math.comb(passed, k) / math.comb(n, k)
+
+
+@pass_at_k.mistake("That is 1 minus the chance that all k pass, put back between draws. Wanted: 1 minus the chance that all k fail, not put back.")
+def _(n, passed, k):
+    return 1 - (passed / n) ** k
+
+
+@pass_at_k.mistake("That is the chance that all k pass, put back between draws. Wanted: at least one, not put back.")
+def _(n, passed, k):
+    return (passed / n) ** k
+
+
+@pass_at_k.mistake("After each failure there is one failure less as well, not only one program less.")
+def _(n, passed, k):
+    fails = 1.0
+    for i in range(k):
+        fails *= (n - passed) / (n - i)
+    return 1 - fails if fails <= 1 else 1.0
+
+
+@pass_at_k.mistake("After each failure there is one program less as well, not only one failure less.")
+def _(n, passed, k):
+    fails = 1.0
+    for i in range(k):
+        fails *= max(n - passed - i, 0) / n
+    return 1 - fails
+
+
+@pass_at_k.mistake("Each of those that pass is drawn with chance k / n, but not independently of the others: they share the k places.")
+def _(n, passed, k):
+    return 1 - (1 - k / n) ** passed
+
+
 @pass_at_k.mistake("With fewer failures than draws there is a pass in every draw: the answer is 1, and yours divides by nothing or is something else.")
 def _(n, passed, k):
     return 0.0 if n - passed < k else 1 - math.comb(n - passed, k) / math.comb(n, k)
@@ -232,6 +328,16 @@ def _(n, passed, k):
     return round(1 - math.comb(n - passed, k) / math.comb(n, k), 2)
 
 
+@pass_at_k.mistake("It is rounded, to three digits. Return the chance itself.")
+def _(n, passed, k):
+    return round(1 - math.comb(n - passed, k) / math.comb(n, k), 3)
+
+
+@pass_at_k.mistake("It is rounded, to four digits. Return the chance itself.")
+def _(n, passed, k):
+    return round(1 - math.comb(n - passed, k) / math.comb(n, k), 4)
+
+
 @pass_at_k.mistake("It is a percentage. Return a chance, from 0 to 1.")
 def _(n, passed, k):
     return 100 * (1 - math.comb(n - passed, k) / math.comb(n, k))
@@ -241,7 +347,7 @@ def _(n, passed, k):
 
 
 def talks():
-    """(version, system, texts), shortest first; one to four questions, odd texts are the model's, and one empty system prompt."""
+    """(version, system, texts), shortest first; one to four questions, odd texts are the model's; some empty system prompts, some texts twice."""
     return [
         ("v1", "Be kind.", ["Hi"]),
         ("v3", "Be brief.", ["One?", "Two.", "Three?"]),
@@ -251,6 +357,7 @@ def talks():
         ("v3", "", ["One", "", "Two"]),
         ("v1", "", ["Who?", "I.", "And who else?"]),
         ("v3", "Be.", ["same", "Same.", "same"]),
+        ("v1", "Be.", ["same", "Same.", "same"]),
     ]
 
 
@@ -382,3 +489,63 @@ def _(version, system, texts):
     host = texts[0] if version == "v1" else texts[-1]
     at = texts.index(host)
     return _placed(system, texts, {at})
+
+
+@place_system.mistake("Every text that says the same is changed. Go by the place, not by what it says.")
+def _(version, system, texts):
+    host = texts[0] if version == "v1" else texts[-1]
+    return _placed(system, texts, {n for n, text in enumerate(texts) if text == host})
+
+
+@place_system.mistake("It returns one text. Return the whole list, with that one changed.")
+def _(version, system, texts):
+    host = texts[0] if version == "v1" else texts[-1]
+    return f"{system}\n\n{host}" if system else host
+
+
+@place_system.mistake("It returns only the changed text, in a list of its own. Return as many texts as came in.")
+def _(version, system, texts):
+    host = texts[0] if version == "v1" else texts[-1]
+    return [f"{system}\n\n{host}" if system else host]
+
+
+@place_system.mistake("The user's own text is gone. The system text stands before it, not in its place.")
+def _(version, system, texts):
+    hosts = _host(version, texts)
+    return [system if n in hosts and system else text for n, text in enumerate(texts)]
+
+
+@place_system.mistake('A newline is "\\n", with one backslash; with two it is a backslash and an n.')
+def _(version, system, texts):
+    return _placed(system, texts, _host(version, texts), "\\n\\n")
+
+
+@place_system.mistake("Those are three newlines, two blank lines. Two newlines make one blank line.")
+def _(version, system, texts):
+    return _placed(system, texts, _host(version, texts), "\n\n\n")
+
+
+@place_system.mistake("The last text but one is the model's. It goes into the last, texts[-1].")
+def _(version, system, texts):
+    return _placed(system, texts, {0} if version == "v1" or len(texts) == 1 else {len(texts) - 2})
+
+
+@place_system.mistake("With an empty system text there is still a list to return, the one that came in.")
+def _(version, system, texts):
+    return _placed(system, texts, _host(version, texts)) if system else []
+
+
+@place_system.mistake("With an empty system text nothing is returned. Return the texts as they came in.")
+def _(version, system, texts):
+    return _placed(system, texts, _host(version, texts)) if system else None
+
+
+@place_system.mistake("It is always in the third text. The conversation may be longer: the last one is texts[-1].")
+def _(version, system, texts):
+    return _placed(system, texts, {0} if version == "v1" else {2})
+
+
+@place_system.mistake("The system text has become a text of its own before the one it belongs to. Join the two.")
+def _(version, system, texts):
+    at = 0 if version == "v1" else len(texts) - 1
+    return [*texts[:at], system, *texts[at:]] if system else texts

@@ -237,6 +237,6 @@ def _stories_panel(axis, record, shape, end):
         axis.plot([x, x], [0, 1.04], color="#444", lw=1.1, ls=":")
     axis.text(window - 1, 1.07, f"W−1 = {window - 1}", fontsize=8.5, color="#444", ha="right")
     axis.text(estimate, 1.07, f"1.5 W = {estimate:g}", fontsize=8.5, color="#444", ha="left" if estimate > far else "center")
-    axis.text(far + 0.8, 0.8 if far < window else 0.9, f"beyond L(W−1) = {far}", fontsize=9, fontweight="bold", color="#444")
+    axis.text(max(far, estimate) + 0.8, 0.8 if far < window else 0.9, f"beyond L(W−1) = {far}", fontsize=9, fontweight="bold", color="#444")
     axis.set(xlim=(0, end), ylim=(0, 1.16), yticks=[0, 0.5, 1], yticklabels=["never", "half", "always"], ylabel="right")
     axis.set_title(f"{layers} layer{'s' * (layers > 1)}, W = {window}", loc="left", fontweight="bold")

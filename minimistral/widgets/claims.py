@@ -252,7 +252,7 @@ def equivalent() -> Picture:
     left.set_xscale("log")
     left.set_xticks(sizes, [f"{x}B" for x in sizes])
     left.minorticks_off()
-    left.set(xlim=(6, 95), ylim=(40, 72), xlabel="parameters of Llama 2, each step a factor", ylabel="MMLU, percent")
+    left.set(xlim=(6, 95), ylim=(40, 72), xlabel="parameters of Llama 2 (log axis)", ylabel="MMLU, percent")
     left.set_title("Read across, then down", loc="left")
     names = sorted(ledger.EQUIVALENT, key=ledger.EQUIVALENT.get)
     bars = right.barh(range(4), [ledger.EQUIVALENT[name] for name in names], color=ORANGE, height=0.6)
@@ -472,7 +472,7 @@ def calibration() -> Picture:
         ax.plot([sure, sure], [100 * low, 100 * high], color=GREEN, lw=2)
         ax.plot(sure, 100 * share, "s", color=GREEN, ms=8)
         ax.annotate(f"{group.name}\n{group.right} of {group.n}", (sure, 100 * share), (9, 0), textcoords="offset points",
-                    fontsize=9, va="center")  # fmt: skip
+                    fontsize=9, va="center", bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
         rate = f"{group.right} of {group.n} right = {share:.0%} (95 %: {low:.0%} to {high:.0%})"
         told.append(f"  {group.name:12} {sure:3.0f} % sure, {rate}")
     ax.set(xlim=(30, 110), ylim=(-11, 112), yticks=range(0, 101, 25), xticks=range(40, 101, 10))

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import torch
 
 from minimistral import checkpoint, doctor
-from minimistral.cache import RollingBuffer
 from minimistral.counting import VERSIONS
+from minimistral.doctor import GIB
 from minimistral.quantize import planned_bytes
 from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
 
@@ -42,7 +42,6 @@ BATCHES = (1, 4, 16)
 CHUNKS = (64, 128, 256, 512, 1_024)
 SYSTEM = 2.0  # GiB that a laptop's system and a browser keep for themselves: an assumption
 COLOURS = {"weights": GREY, "cache": BLUE, "workspace": ORANGE}
-GIB = 2**30
 
 
 @cache
@@ -53,10 +52,8 @@ def weights(version: str, bits: int) -> float:
 
 @cache
 def cached(version: str, tokens: int, batch: int, window: bool) -> float:
-    """GiB of a real cache with room for so many tokens in each row, bfloat16, on a device without memory."""
-    config = _config(version, window)
-    config = config if config.sliding_window else replace(config, sliding_window=tokens)
-    return round(RollingBuffer(config, batch, device="meta", dtype=torch.bfloat16).n_bytes() / GIB, 2)
+    """GiB of a cache with room for so many tokens in each row, bfloat16."""
+    return round(batch * doctor.cache_bytes(_config(version, window), tokens) / GIB, 2)
 
 
 @cache
@@ -140,7 +137,7 @@ class Planner:
 
     def text(self) -> str:
         """The bar as a table."""
-        rows = [(name, size) for name, size in self.parts().items()] + [("together", self.total()), ("memory", self.memory())]
+        rows = [*self.parts().items(), ("together", self.total()), ("memory", self.memory())]
         lines = [f"  {name:<10}{size:8.2f} GiB  {'#' * round(size)}".rstrip() for name, size in rows]
         fitting = "; ".join(machine for machine, fits in self.where().items() if fits) or "none of these machines"
         return "\n".join([self.title(), *lines, f"  {self.verdict()}", f"  it fits: {fitting}"])
