@@ -37,6 +37,10 @@ class Step:
     slots: Tensor  # (N,): ... and its slot
     filled: int  # slots that have been written in some row, before this chunk
 
+    def of(self, layer: int) -> "Step":
+        """What a layer needs to know: the same for all. Where windows differ by layer, hybrid.HybridStep has one for each."""
+        return self
+
 
 class RollingBuffer:
     """Keys and values of the last W positions, for every layer and for B sequences of different lengths.
@@ -53,6 +57,8 @@ class RollingBuffer:
 
     def __init__(self, config: MistralConfig, batch_size: int = 1, device=None, dtype=None, window="config"):
         check_count("batch_size", batch_size)
+        if config.is_mixed:
+            raise ValueError(f"The layers' windows are {config.windows}; one ring has one: take hybrid.cache_for(config).")
         window = config.sliding_window if window == "config" else window
         check_window(window)
         if window is not None and window < (config.sliding_window or float("inf")):
@@ -69,6 +75,11 @@ class RollingBuffer:
         self.position = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.filled = 0  # slots written so far in the longest row; a plain number, so that nobody waits for the device
         self._open = False
+
+    @property
+    def parts(self) -> list["RollingBuffer"]:
+        """The rings that it is made of: itself. A hybrid.HybridCache has several."""
+        return [self]
 
     def reset(self):
         """Forget everything. The slots are zeroed too: a NaN left in one would reach a query that only masks it."""

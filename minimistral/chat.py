@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import torch
 
 from minimistral import room
-from minimistral.cache import RollingBuffer
 from minimistral.generation import decode
+from minimistral.hybrid import cache_for
 from minimistral.model import Mistral
 from minimistral.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ class Chat:
         self.messages = [] if system is None else [{"role": "system", "content": system}]
         self.answers: list[list[int]] = []  # ids, as the model wrote them
         weight = model.output.weight
-        self.cache = RollingBuffer(model.config, device=weight.device, dtype=weight.dtype)
+        self.cache = cache_for(model.config, device=weight.device, dtype=weight.dtype)
         self.fed: list[int] = []  # what the cache has read
         self.reused, self.speed = (0, 0), 0.0
 
@@ -99,8 +99,9 @@ class Chat:
         """Refuse a message of T tokens that could not be read here, with numbers, before anything is fed."""
         config, chunk = self.model.config, min(T, self.chunk_size)
         needed = 4 * chunk * (6 * config.dim + 3 * config.hidden_dim)  # a block's intermediate results, in float32 at most
-        if config.sliding_window is None:  # a growing cache: keys and values of every token, for as long as it doubles
-            needed += 2 * T * self.cache.n_bytes() // self.cache.size
+        for part in self.cache.parts:
+            if part.window is None:  # it grows: keys and values of every token, for as long as it doubles
+                needed += 2 * T * part.n_bytes() // part.size
         free = room.memory(self.model.output.weight.device)
         if free is not None and needed > free:
             raise ValueError(

@@ -20,7 +20,7 @@ HF_NAMES = {
 }
 #: what else transformers writes: read below, or nothing that would change the model
 HF_KNOWN = {
-    "hidden_act", "model_type", "rope_parameters", "rope_scaling", "tie_word_embeddings",
+    "hidden_act", "layer_types", "model_type", "rope_parameters", "rope_scaling", "tie_word_embeddings",
     "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype",
     "eos_token_id", "initializer_range", "max_position_embeddings", "pad_token_id", "torch_dtype", "transformers_version",
     "use_cache",
@@ -43,7 +43,8 @@ class MistralConfig:
     vocab_size      number of token ids (V)
     norm_eps        added under RMSNorm's root
     rope_theta      base of the rotary frequencies
-    sliding_window  W: position i sees i-W+1 ... i, itself counted. None: it sees everything before it
+    sliding_window  W: position i sees i-W+1 ... i, itself counted. None: it sees everything before it. A list gives each
+                    layer its own, (4096, None) * 16 say; one that is the same everywhere becomes that one
 
     Raises ConfigError for numbers no model can have.
     """
@@ -57,12 +58,12 @@ class MistralConfig:
     vocab_size: int
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
-    sliding_window: int | None = None
+    sliding_window: int | None | tuple[int | None, ...] = None
 
     def __post_init__(self):
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size"):
             check_count(name, getattr(self, name))
-        check_window(self.sliding_window, "sliding_window")
+        object.__setattr__(self, "sliding_window", _one_or_each(self.sliding_window, self.n_layers))
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(
                 f"n_heads is {self.n_heads} and n_kv_heads is {self.n_kv_heads}: "
@@ -79,6 +80,16 @@ class MistralConfig:
     def group(self) -> int:
         """Query heads that share one key head."""
         return self.n_heads // self.n_kv_heads
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Each layer's window."""
+        return self.sliding_window if self.is_mixed else (self.sliding_window,) * self.n_layers
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the layers' windows differ."""
+        return isinstance(self.sliding_window, tuple)
 
     @classmethod
     def from_file(cls, path) -> "MistralConfig":
@@ -108,6 +119,18 @@ class MistralConfig:
         return asdict(self)
 
 
+def _one_or_each(window, n_layers: int):
+    """A window for all layers, or a checked tuple with one for each; equal ones become one."""
+    if not isinstance(window, list | tuple):
+        check_window(window, "sliding_window")
+        return window
+    if len(window) != n_layers:
+        raise ConfigError(f"sliding_window lists {len(window)} windows and n_layers is {n_layers}: expected one for each layer.")
+    for layer, each in enumerate(window):
+        check_window(each, f"sliding_window[{layer}]")
+    return window[0] if len(set(window)) == 1 else tuple(window)
+
+
 def check_window(window, name="window"):
     """Refuse a window that is neither None nor a whole number of at least 1."""
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
@@ -134,8 +157,8 @@ def _from_params(fields: dict, path: Path) -> MistralConfig:
 
 
 def _from_hf(fields: dict, path: Path) -> MistralConfig:
-    if fields.get("model_type", "mistral") != "mistral":
-        raise ConfigError(f"model_type is {fields['model_type']!r}; this library runs 'mistral' models only.")
+    if fields.get("model_type", "mistral") not in ("mistral", "ministral"):
+        raise ConfigError(f"model_type is {fields['model_type']!r}; this library runs 'mistral' and 'ministral' models only.")
     known = {ours: fields[theirs] for theirs, ours in HF_NAMES.items() if theirs in fields}
     _name_unknown(path, fields.keys() - HF_NAMES.keys() - HF_KNOWN)
     if fields.get("hidden_act", "silu") != "silu":
@@ -158,12 +181,26 @@ def _from_hf(fields: dict, path: Path) -> MistralConfig:
     _require_present(known)
     known.setdefault("norm_eps", 1e-6)  # what an absent key means to the HF class
     known.setdefault("sliding_window", 4096)  # the same: absent is 4096, null is none
+    if fields.get("layer_types") is not None:
+        known["sliding_window"] = _by_type(fields["layer_types"], known["sliding_window"])
     if "rope_theta" not in known:
         known["rope_theta"] = 1e4
         _say_theta(path, 1e4, "the Hugging Face default")
     if fields.get("tie_word_embeddings"):
         raise ConfigError("tie_word_embeddings is true; Mistral 7B has separate input and output embeddings.")
     return MistralConfig(**known)
+
+
+def _by_type(types, window) -> list:
+    """Hugging Face's layer_types, a name for each layer, as windows."""
+    means = {"sliding_attention": window, "full_attention": None}
+    names = types if isinstance(types, list) else []
+    strange = [name for name in names if name not in list(means)]
+    if strange or not names:
+        raise ConfigError(f"layer_types has {(strange or [types])[0]!r}; expected a list of {' and '.join(map(repr, means))}.")
+    if window is None and "sliding_attention" in types:
+        raise ConfigError("layer_types has 'sliding_attention' and sliding_window is null: how wide is the window?")
+    return [means[name] for name in types]
 
 
 def _require_present(known: dict):

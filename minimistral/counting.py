@@ -33,11 +33,11 @@ def parameters(config: MistralConfig) -> dict[str, int]:
     return {"embeddings": table, **stack, "norms": (2 * config.n_layers + 1) * config.dim, "output": table}
 
 
-def pairs(config: MistralConfig, tokens: int, cached: int = 0) -> int:
-    """How many (query, key) pairs one head of one layer looks at, for `tokens` new positions after `cached` earlier ones."""
+def pairs(config: MistralConfig, tokens: int, cached: int = 0, layer: int = 0) -> int:
+    """How many (query, key) pairs one head of a layer looks at, for `tokens` new positions after `cached` earlier ones."""
     if tokens < 1 or cached < 0:
         raise ValueError(f"tokens is {tokens} and cached is {cached}; expected at least 1 new token, and 0 or more before it.")
-    window = config.sliding_window
+    window = config.windows[layer]
     return masks.count(cached + tokens, window) - masks.count(cached, window)
 
 
@@ -54,10 +54,10 @@ def flops(config: MistralConfig, tokens: int, cached: int = 0, last_only: bool =
     sizes = matrices(config)
     projections = sum(sizes[name] for name in ("wq", "wk", "wv", "wo"))
     feed_forward = sum(sizes[name] for name in ("w1", "w2", "w3"))
-    seen = pairs(config, tokens, cached)
+    seen = sum(pairs(config, tokens, cached, layer) for layer in range(config.n_layers))
     return {
         "attention, matrices": 2 * config.n_layers * projections * tokens,
-        "attention, pairs": 4 * config.n_layers * config.n_heads * config.head_dim * seen,
+        "attention, pairs": 4 * config.n_heads * config.head_dim * seen,
         "feed forward": 2 * config.n_layers * feed_forward * tokens,
         "output": 2 * config.vocab_size * config.dim * (1 if last_only else tokens),
     }

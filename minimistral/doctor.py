@@ -8,7 +8,7 @@
 import html
 import platform
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -202,7 +202,8 @@ def need(config: MistralConfig, kind: str = "bf16", tokens: int = 4096, chunk: i
 
 def cache_bytes(config: MistralConfig, tokens: int) -> int:
     """Bytes of a RollingBuffer for one sequence: of the window's slots; or without one, of slots that doubled up to `tokens`."""
-    return roofline.cache_bytes(config, _slots(config, tokens), None)
+    layer = replace(config, n_layers=1, sliding_window=None)
+    return sum(roofline.cache_bytes(layer, _slots(window, tokens), None) for window in config.windows)
 
 
 def workspace(config: MistralConfig, kind: str = "bf16", tokens: int = 4096, chunk: int = 512, place: str = "CPU") -> int:
@@ -217,14 +218,15 @@ def workspace(config: MistralConfig, kind: str = "bf16", tokens: int = 4096, chu
     CUDA      itself, 0.5 GiB
     """
     C = min(chunk, tokens)
-    S = min(tokens, (config.sliding_window or tokens) + C)
+    S = min(tokens, max(window or tokens for window in config.windows) + C)
     on_gpu = place == "GPU"
     vectors = C * (8 * config.dim + 4 * config.hidden_dim) * 2 + config.vocab_size * 4
     keys = 2 * S * config.n_kv_heads * config.head_dim * 2 * (1 + config.group * on_gpu) + 3 * C * S
     scores = 3 * config.n_heads * C * S * 4 * on_gpu
     largest = max(config.hidden_dim, config.vocab_size, config.n_heads * config.head_dim) * config.dim
     matrix = largest * 2 * (kind == "int8")
-    growing = 0 if config.sliding_window else cache_bytes(config, tokens) // 2
+    one = replace(config, n_layers=1, sliding_window=None)
+    growing = config.windows.count(None) * cache_bytes(one, tokens) // 2
     return vectors + keys + scores + matrix + growing + CUDA_ITSELF * on_gpu
 
 
@@ -291,9 +293,9 @@ def _course(machine: Machine) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _slots(config: MistralConfig, tokens: int) -> int:
-    if config.sliding_window:
-        return config.sliding_window
+def _slots(window: int | None, tokens: int) -> int:
+    if window:
+        return window
     slots = 64
     while slots < tokens:
         slots *= 2

@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from minimistral.cache import RollingBuffer
 from minimistral.config import check_count
+from minimistral.hybrid import cache_for
 from minimistral.model import Mistral
 
 
@@ -88,7 +89,7 @@ ORDINARY = 16  # steps that call the model; if many are to come then, they go fa
 @torch.inference_mode()
 def _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache):
     weight = model.output.weight
-    cache = cache or RollingBuffer(model.config, batch_size=len(prompts), device=weight.device, dtype=weight.dtype)
+    cache = cache or cache_for(model.config, batch_size=len(prompts), device=weight.device, dtype=weight.dtype)
     generator = None if seed is None else torch.Generator(weight.device).manual_seed(seed)
     running = [True] * len(prompts)
 

@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 
 from minimistral import naive
-from minimistral.cache import RollingBuffer
 from minimistral.config import MistralConfig
+from minimistral.hybrid import cache_for
 from minimistral.model import Mistral
 
+Window = int | None | tuple[int | None, ...]
+
 WINDOWS = (1, 2, 3, 5, 8, None)
+#: a window for each layer; the model has as many layers
+MIXED = ((1, None), (None, 3), (8, 2), (5, None, 1), (None, 2, None, 8))
 KINDS = {"none": "no cache", "growing": "growing cache", "ring": "ring"}
 FEEDINGS = ("one shot", "one by one", "chunks")
 HEADS = ((2, 2), (6, 2), (4, 1))  # query heads, key heads: 1, 3 and 4 that share one
@@ -31,7 +35,7 @@ Chunk = tuple[Tensor, Tensor]  # tokens (B, n), right-padded, and (B,): how many
 
 @dataclass(frozen=True)
 class Cell:
-    window: int | None
+    window: Window
     T: int
     kind: str  # "none": without a cache, every chunk recomputes all before it. "growing", "ring": caches
     sizes: tuple[int, ...]  # of the chunks; they add up to T
@@ -51,11 +55,18 @@ class Cell:
     def __str__(self):
         batch = "ragged batch" if self.ragged else "batch of one"
         heads = "{} on {} heads".format(*self.heads)
-        return f"W {self.window or 'none'}, T {self.T}, {KINDS[self.kind]}, chunks {list(self.sizes)}, {heads}, {batch}"
+        return f"W {named(self.window)}, T {self.T}, {KINDS[self.kind]}, chunks {list(self.sizes)}, {heads}, {batch}"
 
 
-def lengths(window: int | None) -> list[int]:
-    """T < W, = W, W + 1, 2W, 3W + 1, without repetition; without a window some lengths of its own."""
+def named(window: Window) -> str:
+    """A window as one reads it: 3, none, or 3/none/8 for three layers."""
+    return "/".join(str(each or "none") for each in (window if isinstance(window, tuple) else [window]))
+
+
+def lengths(window: Window) -> list[int]:
+    """T < W, = W, W + 1, 2W, 3W + 1, without repetition; without a window some lengths of its own. Of several W: the largest."""
+    if isinstance(window, tuple):
+        window = max(filter(None, window), default=None)
     if window is None:
         return [1, 4, 8, 13]
     return sorted({window - 1, window, window + 1, 2 * window, 3 * window + 1} - {0})
@@ -97,7 +108,7 @@ def cells(windows=WINDOWS, kinds=tuple(KINDS), heads=HEADS, ragged=(False, True)
 # --- subjects: what is on trial -------------------------------------------------------------------------------------------
 
 
-def through(cache: Callable = RollingBuffer) -> Callable:
+def through(cache: Callable = cache_for) -> Callable:
     """A subject (model, kind, chunks) -> the logits (B, n, V) of each chunk, which feeds a cache of this class.
 
     Anything that is called like this can be on trial. What it returns at padding is not looked at. "none" recomputes.
@@ -175,11 +186,13 @@ class Result:
         """A line for each W and T: how many cells of each kind and feeding, and how many of them differ."""
         columns = self.columns()
         first = {kind: feeding for kind, feeding in reversed(columns)}
-        lines = [" " * 8 + "".join(f"  {KINDS[kind] if feeding == first[kind] else '':<12}" for kind, feeding in columns)]
-        lines += ["   W   T" + "".join(f"  {feeding:<12}" for _, feeding in columns)]
+        wide = max(4, *(len(named(W)) for W, _ in self.counts()))
+        kinds = [KINDS[kind] if feeding == first[kind] else "" for kind, feeding in columns]
+        lines = [" " * (wide + 4) + "".join(f"  {kind:<12}" for kind in kinds)]
+        lines += [f"{'W':>{wide}}   T" + "".join(f"  {feeding:<12}" for _, feeding in columns)]
         for (W, T), row in self.counts().items():
             pairs = [row.get(column, (0, "")) for column in columns]
-            lines.append(f"{W or 'none':>4}{T:>4}" + "".join(f"  {f'✗ {bad} of {n}' if bad else n:<12}" for bad, n in pairs))
+            lines.append(f"{named(W):>{wide}}{T:>4}" + "".join(f"  {f'✗ {bad} of {n}' if bad else n:<12}" for bad, n in pairs))
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -234,9 +247,10 @@ def _difference(cell: Cell, subject: Callable) -> tuple[float, str]:
 
 
 @lru_cache(maxsize=64)
-def _judged(window: int | None, heads: tuple[int, int]) -> tuple[Mistral, Tensor, Tensor]:
+def _judged(window: Window, heads: tuple[int, int]) -> tuple[Mistral, Tensor, Tensor]:
     """A small random model, three texts (3, T) of the longest T, and the judge's logits (3, T, V); shorter texts begin alike."""
-    config = MistralConfig(dim=10, n_layers=2, n_heads=heads[0], n_kv_heads=heads[1], head_dim=4, hidden_dim=12,
+    n_layers = len(window) if isinstance(window, tuple) else 2
+    config = MistralConfig(dim=10, n_layers=n_layers, n_heads=heads[0], n_kv_heads=heads[1], head_dim=4, hidden_dim=12,
                            vocab_size=VOCABULARY, rope_theta=100.0, sliding_window=window)
     model, generator = Mistral(config).requires_grad_(False), torch.Generator().manual_seed(0)
     for parameter in model.parameters():  # so large that a wrong key, order or angle shows in every logit

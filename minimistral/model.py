@@ -30,10 +30,10 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Project to heads, turn queries and keys by their positions, attend, project back."""
 
-    def __init__(self, config: MistralConfig):
+    def __init__(self, config: MistralConfig, layer: int = 0):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
-        self.window = config.sliding_window
+        self.window = config.windows[layer]
         self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
         self.wk = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
@@ -75,9 +75,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Look around, then think: each adds its result to the residual stream."""
 
-    def __init__(self, config: MistralConfig):
+    def __init__(self, config: MistralConfig, layer: int = 0):
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.feed_forward = FeedForward(config)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
@@ -99,7 +99,7 @@ class Mistral(nn.Module):
         super().__init__()
         self.config = config
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
 
@@ -125,7 +125,7 @@ class Mistral(nn.Module):
         turn = rope.angles(at, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):
-            x = block(x, turn, cache, layer, step)
+            x = block(x, turn, cache, layer, step and step.of(layer))
         if last_only:
             rows = torch.arange(len(tokens), device=tokens.device)
             x = x[rows, (lengths - 1).clamp(min=0)][:, None]
@@ -166,9 +166,10 @@ class Mistral(nn.Module):
                 raise ValueError(f"The cache was made for {cache.config}; this model is {self.config}.")
             if cache.batch_size != B:
                 raise ValueError(f"The cache holds {cache.batch_size} rows and tokens has {B}: make a cache for {B}.")
-            if cache.keys.dtype != weight.dtype or cache.keys.device != weight.device:
+            keys = cache.parts[0].keys
+            if keys.dtype != weight.dtype or keys.device != weight.device:
                 raise ValueError(
-                    f"The cache is {cache.keys.dtype} on {cache.keys.device}, the model {weight.dtype} on {weight.device}: "
+                    f"The cache is {keys.dtype} on {keys.device}, the model {weight.dtype} on {weight.device}: "
                     "make the cache with the model's dtype= and device=."
                 )
         return lengths

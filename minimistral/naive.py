@@ -80,7 +80,7 @@ def logits(weights, config, tokens):
             for h in range(len(heads)):
                 for i in range(T):
                     heads[h, i] = rotate(heads[h, i].clone(), i, config.rope_theta)
-        mixed = attend(q[None], k[None], v[None], config.sliding_window)[0]
+        mixed = attend(q[None], k[None], v[None], config.windows[layer])[0]
         for i in range(T):
             xs[i] = xs[i] + w["attention.wo"] @ mixed[:, i].reshape(H * D)
             normed_i = rms_norm(xs[i], w["ffn_norm"], config.norm_eps)

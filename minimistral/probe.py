@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minimistral import masks
 from minimistral import model as library
-from minimistral.cache import RollingBuffer
+from minimistral.hybrid import cache_for
 
 
 @dataclass
@@ -70,7 +70,7 @@ def at_once(model, tokens: Tensor) -> Tensor:
     return model(tokens)
 
 
-def through(kind=RollingBuffer, sizes=48, window="config"):
+def through(kind=cache_for, sizes=48, window="config"):
     """The way through a cache of some kind, in chunks: sizes is one size for all, or a list that adds up to T."""
     def way(model, tokens):
         weight, T = model.output.weight, tokens.shape[1]
@@ -105,7 +105,7 @@ def compare(model, tokens, a, b, tolerance: float = 1e-4, labels: list[str] | No
     found = next(filter(None, (_layer(one, two, n, tolerance) for n in range(model.config.n_layers))), None)
     found = found or _stage(one, two, None, "logits", tolerance)
     found = Parting(difference=apart) if found is None else found
-    found.logits, found.labels, found.window = apart, labels, model.config.sliding_window
+    found.logits, found.labels, found.window = apart, labels, None if found.layer is None else model.config.windows[found.layer]
     after = [one.parts[n, "onward"] - two.parts[n, "onward"] for n in range(model.config.n_layers)]
     found.spread = torch.stack(after).abs().nan_to_num(float("inf")).amax(-1)
     return found
@@ -331,7 +331,7 @@ def _nearest(x: Tensor, known: Tensor, near: float) -> Tensor:
 
 def _weighed(one, two, part, x, y, change, tolerance) -> tuple[int | None, str]:
     """The key, and in words how it is weighed. x, y (T + 1,): weights by position, the last place nobody's."""
-    T, W, i = one.T, one.config.sliding_window, part.query
+    T, W, i = one.T, one.config.windows[part.layer], part.query
     for name, row, other in (("b", y, x), ("a", x, y)):
         if row.isnan().any() or not row.any():
             return other[:T].argmax().item(), f"{name} sees no key, or one that is not a number: its softmax has no value"

@@ -36,7 +36,8 @@ def gib(size: int) -> str:
 def require_disk(folder, needed: int):
     """Raise ValueError, with both numbers, where a folder's disk has too little room."""
     if (free := disk(folder)) < needed:
-        raise ValueError(f"{folder} needs {gib(needed)} ({needed:,} bytes) more, and its disk has {gib(free)} free: make room first.")
+        said = f"{folder} needs {gib(needed)} ({needed:,} bytes) more, and its disk has {gib(free)} free"
+        raise ValueError(f"{said}: make room first.")
 
 
 def _machine(proc):

@@ -128,7 +128,7 @@ def fit(model: Mistral, batches: Callable, *, steps: int | None = None, seconds:
             while not stop and len(log.steps) != steps and (seconds is None or log.seconds < seconds):
                 step, rng = len(log.steps), torch.get_rng_state()
                 parts = [pair(batches(step * accumulate + n), model) for n in range(accumulate)]
-                check_rows(parts[0][0], model.config.sliding_window, step)
+                check_rows(parts[0][0], max(filter(None, model.config.windows), default=None), step)
                 value = backward(model, parts)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), clip).item()
                 check_number(value, norm, step, checkpoint)

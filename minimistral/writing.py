@@ -83,11 +83,21 @@ def convert(folder, to, format: str = "hf", shards: int = 1, source: str | None 
 
 
 def hf_config(config: MistralConfig, dtype: str) -> dict:
-    """A config.json that transformers opens as a Mistral."""
-    ours = config.to_params()
+    """A config.json that transformers opens as a Mistral; as a Ministral where some layers have a window and others none.
+
+    Raises ValueError for windows of several widths, which transformers has no way to say.
+    """
+    ours, mixed = config.to_params(), {}
+    if config.is_mixed:
+        widths = sorted({window for window in config.windows if window})
+        if len(widths) > 1:
+            raise ValueError(f"The layers' windows are {widths} wide; transformers knows one width a model: save it as native.")
+        ours["sliding_window"] = widths[0]
+        types = ["sliding_attention" if window else "full_attention" for window in config.windows]
+        mixed = {"architectures": ["MinistralForCausalLM"], "model_type": "ministral", "layer_types": types}
     fixed = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_act": "silu", "torch_dtype": dtype,
              "tie_word_embeddings": False, "max_position_embeddings": 32768, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-    return fixed | {theirs: ours[name] for theirs, name in HF_NAMES.items()}
+    return fixed | {theirs: ours[name] for theirs, name in HF_NAMES.items()} | mixed
 
 
 def _split(spelled, tensors, format, shards):

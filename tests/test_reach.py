@@ -316,7 +316,7 @@ def test_the_command_makes_a_record_goes_on_where_it_stands_and_keeps_the_models
         (["cliff", "--window", "none"], "window is None"),
         (["cliff", "--window", "1"], "window is 1"),
         (["stories", "--window", "3"], "window is 3"),
-        (["cliff", "--window", "many"], "--window is 'many'"),
+        (["cliff", "--window", "many"], "--window has 'many'"),
         (["cliff", "--layers", "0"], "n_layers is 0"),
         (["cliff", "--seeds", "0"], "--seeds is 0"),
         (["cliff", "--steps", "0"], "--steps is 0"),
@@ -336,7 +336,7 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path, capsys):
         other.write_text(content)
         assert main(["reach", "cliff", "--out", str(other)]) == 2
         assert "notes.json" in capsys.readouterr().err and other.read_text() == content
-    with pytest.raises(ValueError, match="expected one of cliff, stories"):
+    with pytest.raises(ValueError, match="expected one of cliff, hybrid, stories"):
         reach.recorded("cliffs")
     with pytest.raises(ValueError, match="does not exist"):
         reach.read(tmp_path / "nothing.json")

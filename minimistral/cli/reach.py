@@ -1,10 +1,11 @@
-"""measure how far back a stack of windows looks: one fact and filler (cliff), or several facts (stories)"""
+"""measure how far back a stack of windows looks: one fact (cliff), with layers that see all (hybrid), several facts (stories)"""
 
 
 def arguments(parser):
-    parser.add_argument("what", choices=["cliff", "stories"], help="which half of the experiment")
+    parser.add_argument("what", choices=["cliff", "hybrid", "stories"], help="which experiment")
     parser.add_argument("--layers", type=int, nargs="+", default=[2], metavar="L", help="depths (2)")
-    parser.add_argument("--window", nargs="+", default=["16"], metavar="W", help="windows; none: full attention (16)")
+    parser.add_argument("--window", nargs="+", default=["16"], metavar="W",
+                        help="windows; none: full attention; in a hybrid one for each layer, as 16,none,16,16 (16)")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how often: seeds 0 to N-1 (%(default)s)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="start from this one instead (%(default)s)")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of training (what is enough for the depth)")
@@ -27,10 +28,11 @@ def run(args):
     if args.first_seed < 0:
         raise ValueError(f"--first-seed is {args.first_seed}; expected 0 or more.")
     windows = [parsed(text) for text in args.window]
+    shapes = [(layers, window) for window in windows for layers in ([len(window)] if isinstance(window, tuple) else args.layers)]
     check_out(args.out)
     torch.set_num_threads(args.threads)
     record = runs.run(
-        args.what, [(layers, window) for window in windows for layers in args.layers],
+        args.what, shapes,
         range(args.first_seed, args.first_seed + args.seeds), args.out, n=args.questions, steps=args.steps, save=args.save,
         command=spelled(args),
     )
@@ -39,13 +41,15 @@ def run(args):
         print(f"written to {args.out}")
 
 
-def parsed(text: str) -> int | None:
+def parsed(text: str) -> int | None | tuple:
+    if "," in text:
+        return tuple(parsed(each) for each in text.split(","))
     if text.lower() in ("none", "full"):
         return None
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"--window is {text!r}; expected a whole number, or none for full attention.") from None
+        raise ValueError(f"--window has {text!r}; expected a whole number, or none for full attention.") from None
 
 
 def spelled(args) -> str:

@@ -25,17 +25,22 @@ HELD_OUT = 10**9  # seeds from here on are never trained on
 
 
 def exact_reach(config: MistralConfig) -> int | None:
-    """How many tokens back a position can know of at all: L (W - 1). None without a window: everything before it.
+    """How many tokens back a position can know of at all: L (W - 1), or the sum of each layer's W - 1. None: everything before
+    it, for a layer without a window sees all, and what stands there is handed on.
 
     >>> from minimistral.reach import cliff
     >>> cliff.exact_reach(cliff.config(n_layers=2, window=16))
     30
     """
-    W = config.sliding_window
-    return None if W is None else config.n_layers * (W - 1)
+    return None if None in config.windows else sum(W - 1 for W in config.windows)
 
 
-def config(n_layers: int, window: int | None, dim: int = 64) -> MistralConfig:
+def narrow(window) -> int | None:
+    """The largest window of a list of them, None counting nothing; a single window as it is."""
+    return max(filter(None, window), default=None) if isinstance(window, tuple) else window
+
+
+def config(n_layers: int, window: int | None | tuple, dim: int = 64) -> MistralConfig:
     """The small model of this experiment: 25 words, 4 query heads on 2 key heads."""
     return MistralConfig(dim=dim, n_layers=n_layers, n_heads=4, n_kv_heads=2, head_dim=dim // 4, hidden_dim=2 * dim,
                          vocab_size=len(WORDS), sliding_window=window)
@@ -66,44 +71,47 @@ def words(ids) -> str:
     return " ".join(WORDS[i] for i in ids)
 
 
-def growing(n_layers: int, window: int, steps: int, batch: int = 32, seed: int = 0, farthest: int | None = None):
+def growing(n_layers: int, window: int | tuple, steps: int, batch: int = 32, seed: int = 0, farthest: int | None = None):
     """Rows for train.fit, step -> (ids, weights): distances up to W at first, up to `farthest` after half the steps.
 
     farthest: a third beyond L (W - 1), where it is not given, so that what cannot be learned is asked for as well.
     """
     end = farthest or beyond(n_layers, window)
+    start = narrow(window)
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         share = min(1.0, 2 * step / steps)
-        return facts(seed * 1_000_000 + step, batch, round(window + (end - window) * share))
+        return facts(seed * 1_000_000 + step, batch, round(start + (end - start) * share))
 
     return batches
 
 
-def beyond(n_layers: int, window: int) -> int:
-    """The farthest distance asked for in training: a third beyond L (W - 1), and at least 4."""
-    reach = n_layers * (window - 1)
+def beyond(n_layers: int, window: int | tuple) -> int:
+    """The farthest distance asked for in training: a third beyond L (W - 1), and at least 4. Of a list, W is the largest."""
+    reach = n_layers * (narrow(window) - 1)
     return reach + max(4, ceil(reach / 3))
 
 
-def settings(n_layers: int, window: int) -> dict:
+def settings(n_layers: int, window: int | tuple) -> dict:
     """Steps and learning rate for train(): 10 steps a token of reach, and more from W = 17 on, where neighbours are harder to
     tell apart (with 500 or 820 steps, 2 layers of W = 32 recall the last tokens of their reach less than surely)."""
-    return dict(steps=200 + n_layers * (window - 1) * max(10, 2 * (window - 1) // 3), lr=3e-3)
+    step = narrow(window) - 1
+    return dict(steps=200 + n_layers * step * max(10, 2 * step // 3), lr=3e-3)
 
 
-def train(n_layers: int, window: int, seed: int = 0, *, steps: int | None = None, seconds: float | None = None, batch: int = 32,
-          dim: int = 64, watch=None, progress: bool = True, **options) -> Mistral:
+def train(n_layers: int, window: int | tuple, seed: int = 0, *, steps: int | None = None, seconds: float | None = None,
+          batch: int = 32, dim: int = 64, watch=None, progress: bool = True, **options) -> Mistral:
     """Teach a new model to look back: -> the trained Mistral. One or two layers at W = 16 take under half a minute on one core.
 
     steps    None: settings(). seconds: stop after so many, if that is sooner.
     watch    called with train.fit's Log as it goes on; other options (lr, ...) go to train.fit.
+    window   one for all layers, or a tuple with one for each, (16, None, 16, 16) say
     Raises ValueError for a window below 2 (it sees nothing but itself) or numbers that describe no model.
     """
     from minimistral.train import fit, new_model
 
     shape = config(n_layers, window, dim)
-    if window is None or window < 2:
+    if (narrow(window) or 0) < 2:
         raise ValueError(f"window is {window}: the cliff needs a window of at least 2 (1 sees only itself, None has no cliff).")
     chosen = settings(n_layers, window) | ({"steps": steps} if steps else {}) | {"warmup": 50} | options
     model = new_model(shape, seed)

@@ -2,7 +2,7 @@
 
 A record is one JSON object:
 
-    experiment  "cliff" or "stories"
+    experiment  "cliff", "stories", or "hybrid": the cliff where layers differ, its windows a list
     runs        one for each depth, window and seed: layers, window (null: full attention), seed, steps, loss (of every 50th
                 step), seconds, parameters, counts, and machine and command, for runs of several machines may stand in one file
     counts      cliff: [distance, right, of], .... stories: [alive, distance, right, told, of], ...
@@ -15,7 +15,7 @@ from pathlib import Path
 from minimistral.files import write
 from minimistral.reach import cliff, stories
 
-EXPERIMENTS = {"cliff": cliff, "stories": stories}
+EXPERIMENTS = {"cliff": cliff, "hybrid": cliff, "stories": stories}
 RECORDED = Path(__file__).parent / "recorded"
 KEYS = ("layers", "window", "seed", "steps", "loss", "seconds", "parameters", "counts", "machine", "command")
 
@@ -37,7 +37,10 @@ def run(experiment: str, shapes, seeds, out=None, *, n: int | None = None, steps
     half = chosen(experiment)
     for layers, window in shapes:
         half.config(layers, window)
-        if experiment == "cliff" and (window is None or window < 2) or window is not None and window < 4:
+        if isinstance(window, tuple) != (experiment == "hybrid"):
+            raise ValueError(f"window is {window}; expected one for each layer in a hybrid, and one for all elsewhere.")
+        least = 4 if experiment == "stories" else 2
+        if (experiment != "stories" and cliff.narrow(window) is None) or (cliff.narrow(window) or least) < least:
             raise ValueError(f"window is {window}; expected at least 2 for a cliff (full attention has none), 4 for stories.")
     record = read(out, experiment) if out and Path(out).exists() else {"experiment": experiment, "runs": []}
     for seed in seeds:
@@ -64,7 +67,7 @@ def run(experiment: str, shapes, seeds, out=None, *, n: int | None = None, steps
 
 
 def steps_of(experiment: str, layers: int, window: int | None) -> int:
-    return cliff.settings(layers, window)["steps"] if experiment == "cliff" else stories.settings(layers)["steps"]
+    return stories.settings(layers)["steps"] if experiment == "stories" else cliff.settings(layers, window)["steps"]
 
 
 def counted(experiment: str, model, n: int | None = None, progress: bool = True) -> list[list[int]]:
@@ -73,7 +76,7 @@ def counted(experiment: str, model, n: int | None = None, progress: bool = True)
 
     c = model.config
     at = distances(experiment, c.n_layers, c.sliding_window)
-    if experiment == "cliff":
+    if experiment != "stories":
         return [[d, *pair] for d, pair in cliff.counts(model, at, n or 256).items()]
     with tqdm(total=len(at) * len(stories.ALIVE), unit="point", disable=not progress) as bar:
         found = stories.grid(model, at, n=n or 128, tick=bar.update)
@@ -82,6 +85,7 @@ def counted(experiment: str, model, n: int | None = None, progress: bool = True)
 
 def distances(experiment: str, layers: int, window: int | None) -> list[int]:
     """Where to ask: at all first distances, around each multiple of W - 1 and 1.5 W, and here and there to twice L (W - 1)."""
+    window = cliff.narrow(window)
     step = (window or 16) - 1
     reach = layers * step if window else 90
     marks = [*(step * k for k in range(1, layers + 1)), round(1.5 * (window or 16))]
@@ -89,7 +93,7 @@ def distances(experiment: str, layers: int, window: int | None) -> list[int]:
     at |= set(range(3, 2 * reach + 1, 4 if reach < 40 else 6))
     far = 2 * reach if window else reach
     at = [d for d in at if 1 <= d <= far]
-    if experiment == "cliff":
+    if experiment != "stories":
         return sorted(set(at) | set(range(1, min(far, reach + 6) + 1)))
     return stories.possible(at)
 
@@ -101,6 +105,8 @@ def chosen(experiment: str):
 
 
 def label(layers: int, window: int | None) -> str:
+    if isinstance(window, tuple):
+        return f"{layers} layers windows " + "-".join(str(each or "none") for each in window)
     return f"{layers} layer{'s' * (layers > 1)} " + (f"window {window}" if window else "full attention")
 
 
@@ -126,6 +132,8 @@ def read(path, experiment: str | None = None) -> dict:
     for at, run in enumerate(record["runs"]):
         if missing := [key for key in KEYS if key not in run]:
             raise ValueError(f"{path}: run {at} lacks {', '.join(missing)}.")
+        if isinstance(run["window"], list):
+            run["window"] = tuple(run["window"])
     return record
 
 
@@ -134,5 +142,8 @@ def recorded(experiment: str) -> dict:
     chosen(experiment)
     files = sorted(RECORDED.glob(f"{experiment}*.json"))
     runs = [run for path in files for run in read(path, experiment)["runs"]]
-    runs.sort(key=lambda run: (run["window"] is None, run["window"] or 0, run["layers"], run["seed"]))
+    if experiment == "hybrid":
+        runs.sort(key=lambda run: (str(run["window"]), run["seed"]))
+    else:
+        runs.sort(key=lambda run: (run["window"] is None, run["window"] or 0, run["layers"], run["seed"]))
     return {"experiment": experiment, "runs": runs}

@@ -14,7 +14,8 @@ Shape = tuple[int, int | None]
 
 def shapes(record: dict) -> list[Shape]:
     """The (layers, window) of a record, full attention last."""
-    return sorted({(r["layers"], r["window"]) for r in record["runs"]}, key=lambda s: (s[1] is None, s[1] or 0, s[0]))
+    there = {(r["layers"], r["window"]) for r in record["runs"]}
+    return sorted(there, key=lambda s: (s[1] is None, str(s[1]) if isinstance(s[1], tuple) else s[1] or 0, s[0]))
 
 
 def pooled(record: dict, shape: Shape, alive: int | None = None, seed: int | None = None) -> dict[int, tuple[int, int]]:
@@ -77,7 +78,7 @@ def verdict(record: dict) -> str:
     """What the counts say, and nothing else."""
     if not record["runs"]:
         return f"{record['experiment']}: not recorded yet."
-    return _of_cliff(record) if record["experiment"] == "cliff" else _of_stories(record)
+    return {"cliff": _of_cliff, "hybrid": _of_hybrid, "stories": _of_stories}[record["experiment"]](record)
 
 
 def _of_cliff(record: dict) -> str:
@@ -95,6 +96,20 @@ def _of_cliff(record: dict) -> str:
         lines.append("Each model recalls up to L(W-1), or one token less, and guesses beyond: that reach can be learned.")
     else:
         lines.append("Not each model recalls up to one token before L(W-1) and guesses beyond.")
+    return "\n".join(lines)
+
+
+def _of_hybrid(record: dict, N: int = 32_768) -> str:
+    lines = [f"{'windows':22}seeds  recall >= {SURE} up to  least recall anywhere  keys kept of {N:,}, all layers"]
+    for shape in shapes(record):
+        layers, windows = shape
+        each = [sure_to(pooled(record, shape, seed=s)) for s in seeds(record, shape)]
+        end = max(pooled(record, shape))
+        to = ", ".join(f"{far} of {end}" if far < end else f"all {end}" for far in sorted(set(each)))
+        least = min(right / of for right, of in pooled(record, shape).values())
+        kept = sum(min(window or N, N) for window in windows) / (layers * N)
+        name = ", ".join(str(window or "none") for window in windows)
+        lines.append(f"{name:22}{len(each):5}  {to:>19}  {least:>21.3f}  {kept:>29.2%}")
     return "\n".join(lines)
 
 
@@ -237,6 +252,7 @@ def _stories_panel(axis, record, shape, end):
         axis.plot([x, x], [0, 1.04], color="#444", lw=1.1, ls=":")
     axis.text(window - 1, 1.07, f"W−1 = {window - 1}", fontsize=8.5, color="#444", ha="right")
     axis.text(estimate, 1.07, f"1.5 W = {estimate:g}", fontsize=8.5, color="#444", ha="left" if estimate > far else "center")
-    axis.text(max(far, estimate) + 0.8, 0.8 if far < window else 0.9, f"beyond L(W−1) = {far}", fontsize=9, fontweight="bold", color="#444")
+    axis.text(max(far, estimate) + 0.8, 0.8 if far < window else 0.9, f"beyond L(W−1) = {far}", fontsize=9,
+              fontweight="bold", color="#444")
     axis.set(xlim=(0, end), ylim=(0, 1.16), yticks=[0, 0.5, 1], yticklabels=["never", "half", "always"], ylabel="right")
     axis.set_title(f"{layers} layer{'s' * (layers > 1)}, W = {window}", loc="left", fontweight="bold")

@@ -13,7 +13,7 @@ import torch
 from minimistral import masks
 from minimistral.cache import RollingBuffer
 from minimistral.config import MistralConfig
-from minimistral.lattice import KINDS
+from minimistral.lattice import KINDS, named
 from minimistral.widgets.attention import FALLEN, FUTURE, HIGH, LOW
 from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
 
@@ -248,7 +248,7 @@ def grid(result) -> Picture:
                 ax.add_patch(_square(x, y, "#b3261e" if bad else GREEN))
                 ax.text(x, y, f"✗ {bad} of {n}" if bad else n, ha="center", va="center", fontsize=7.5, color="white")
     ax.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(counts) - 0.5, -0.5))
-    ax.set_yticks(range(len(counts)), [f"W {W or 'none'}, T {T}" for W, T in counts], fontsize=8)
+    ax.set_yticks(range(len(counts)), [f"W {named(W)}, T {T}" for W, T in counts], fontsize=8)
     ax.set_xticks(range(len(columns)), [f"{KINDS[kind]}\n{feeding}" for kind, feeding in columns], fontsize=8)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
