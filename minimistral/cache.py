@@ -37,10 +37,6 @@ class Step:
     slots: Tensor  # (N,): ... and its slot
     filled: int  # slots that have been written in some row, before this chunk
 
-    def of(self, layer: int) -> "Step":
-        """What a layer needs to know: the same for all. Where windows differ by layer, hybrid.HybridStep has one for each."""
-        return self
-
 
 class RollingBuffer:
     """Keys and values of the last W positions, for every layer and for B sequences of different lengths.

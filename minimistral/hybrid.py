@@ -14,17 +14,14 @@ from minimistral.config import MistralConfig
 
 @dataclass
 class HybridStep:
-    """One chunk: a Step for each width, and of() finds a layer's."""
+    """One chunk: a Step for each width, and the mask of the layer whose keys were exchanged last."""
 
     parts: list[Step]
-    part_of: list[int]
+    mask: Tensor | None = None
 
     @property
     def positions(self) -> Tensor:
         return self.parts[0].positions
-
-    def of(self, layer: int) -> Step:
-        return self.parts[self.part_of[layer]]
 
 
 class HybridCache:
@@ -52,6 +49,11 @@ class HybridCache:
         """(B,) int64: the position that the next token of each row will take."""
         return self.parts[0].position
 
+    @property
+    def keys(self) -> Tensor:
+        """Those of the first part: all are of one dtype and on one device."""
+        return self.parts[0].keys
+
     def reset(self):
         """Forget everything."""
         for part in self.parts:
@@ -63,11 +65,13 @@ class HybridCache:
 
     def begin(self, T: int, lengths: Tensor) -> HybridStep:
         """Open a chunk of T tokens a row, of which lengths (B,) are real."""
-        return HybridStep([part.begin(T, lengths) for part in self.parts], self.part_of)
+        return HybridStep([part.begin(T, lengths) for part in self.parts])
 
-    def exchange(self, layer: int, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """As RollingBuffer.exchange(); step is the layer's own, HybridStep.of(layer)."""
-        return self.parts[self.part_of[layer]].exchange(self.index[layer], k, v, step)
+    def exchange(self, layer: int, k: Tensor, v: Tensor, step: HybridStep) -> tuple[Tensor, Tensor]:
+        """As RollingBuffer.exchange(). step.mask is this layer's from now on."""
+        n = self.part_of[layer]
+        step.mask = step.parts[n].mask
+        return self.parts[n].exchange(self.index[layer], k, v, step.parts[n])
 
     def finish(self, step: HybridStep):
         """Close the chunk."""

@@ -125,7 +125,7 @@ class Mistral(nn.Module):
         turn = rope.angles(at, self.config.head_dim, self.config.rope_theta)
         x = self.tok_embeddings(tokens)
         for layer, block in enumerate(self.layers):
-            x = block(x, turn, cache, layer, step and step.of(layer))
+            x = block(x, turn, cache, layer, step)
         if last_only:
             rows = torch.arange(len(tokens), device=tokens.device)
             x = x[rows, (lengths - 1).clamp(min=0)][:, None]
@@ -166,10 +166,9 @@ class Mistral(nn.Module):
                 raise ValueError(f"The cache was made for {cache.config}; this model is {self.config}.")
             if cache.batch_size != B:
                 raise ValueError(f"The cache holds {cache.batch_size} rows and tokens has {B}: make a cache for {B}.")
-            keys = cache.parts[0].keys
-            if keys.dtype != weight.dtype or keys.device != weight.device:
+            if cache.keys.dtype != weight.dtype or cache.keys.device != weight.device:
                 raise ValueError(
-                    f"The cache is {keys.dtype} on {keys.device}, the model {weight.dtype} on {weight.device}: "
+                    f"The cache is {cache.keys.dtype} on {cache.keys.device}, the model {weight.dtype} on {weight.device}: "
                     "make the cache with the model's dtype= and device=."
                 )
         return lengths
