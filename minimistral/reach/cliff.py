@@ -77,7 +77,7 @@ def growing(n_layers: int, window: int | tuple, steps: int, batch: int = 32, see
     farthest: a third beyond L (W - 1), where it is not given, so that what cannot be learned is asked for as well.
     """
     end = farthest or beyond(n_layers, window)
-    start = narrow(window)
+    start = min(narrow(window) or 4, end)
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
         share = min(1.0, 2 * step / steps)

@@ -1,0 +1,101 @@
+"""A project: the pattern of windows that remembers most within so many bytes, and a table of who tried what.
+
+    league.enter("even", (32, 32, 32, 32))      trains it for some two minutes, and enters its score
+    league.table()
+
+A pattern is a window for each of four layers, None for one that sees everything. Its cache, of real tensors, must fit a budget
+after TOKENS tokens. Its score is its recall of one fact, the mean over all distances up to TOKENS; of two with the same, the one
+with fewer bytes stands first. The table is a file on your own disk; nothing leaves the machine.
+"""
+
+import json
+from pathlib import Path
+
+from minimistral.files import write
+from minimistral.hybrid import cache_for
+from minimistral.reach import cliff
+
+LAYERS, TOKENS = 4, 128
+BUDGET = 32 * 1024  # bytes; a quarter of what four layers without a window take
+FILE = Path("league.json")
+
+
+class LeagueError(ValueError):
+    """A pattern or a file that cannot take part; the message says why."""
+
+
+def n_bytes(windows) -> int:
+    """Bytes of keys and values after TOKENS tokens, float32: of the cache that the model really uses."""
+    cache = cache_for(cliff.config(len(windows), checked(windows)), device="meta")
+    for part in cache.parts:
+        if part.window is None:
+            part._grow(TOKENS)
+    return cache.n_bytes()
+
+
+def checked(windows, budget: int | None = None) -> tuple:
+    """The pattern as a tuple. Raises LeagueError for one that is none, or is over the budget, and says by how much."""
+    if not isinstance(windows, list | tuple) or len(windows) != LAYERS:
+        raise LeagueError(f"windows is {windows!r}; expected a window, or None, for each of {LAYERS} layers: (32, 32, 32, 32).")
+    windows = tuple(windows)
+    cliff.config(LAYERS, windows)  # refuses entries that are no window
+    if all(window == 1 for window in windows):
+        raise LeagueError("Every window is 1: such a model sees nothing but the question.")
+    if budget is not None and (taken := n_bytes(windows)) > budget:
+        raise LeagueError(
+            f"{windows} takes {taken:,} bytes after {TOKENS} tokens, {taken - budget:,} more than the budget of {budget:,}: "
+            "make a window narrower."
+        )
+    return windows
+
+
+def enter(name: str, windows, *, budget: int = BUDGET, file=FILE, steps: int = 800, seed: int = 0, n: int = 64,
+          progress: bool = True) -> dict:
+    """Check, train, question and write down a pattern: -> its entry. A name that is there already is entered again.
+
+    steps    of training; n: questions at each distance. The same seed gives the same score on the same machine
+    Raises LeagueError before any training for a pattern over the budget, or a file that is no table.
+    """
+    windows, entries = checked(windows, budget), read(file)
+    model = train(windows, steps, seed, progress)
+    recall = cliff.curve(model, range(1, TOKENS + 1), n)
+    entry = dict(name=name, windows=windows, bytes=n_bytes(windows), recall=sum(recall.values()) / len(recall),
+                 forgets=cliff.first_forgotten(recall), budget=budget, steps=steps, seed=seed)  # fmt: skip
+    entries = [other for other in entries if other["name"] != name] + [entry]
+    write(Path(file), (json.dumps(entries, indent=1) + "\n").encode())
+    return entry
+
+
+def train(windows, steps: int, seed: int, progress: bool = True):
+    """A model with these windows, taught to recall a fact from up to TOKENS tokens back: the distances grow as it learns."""
+    from minimistral.train import fit, new_model
+
+    model = new_model(cliff.config(LAYERS, windows), seed)
+    fit(model, cliff.growing(LAYERS, windows, steps, seed=seed, farthest=TOKENS), steps=steps, lr=3e-3, warmup=50, progress=progress)
+    return model
+
+
+def read(file=FILE) -> list[dict]:
+    """The entries of a table; none where there is no file yet."""
+    path = Path(file)
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        for entry in entries:
+            entry["windows"] = tuple(entry["windows"])
+            _ = entry["name"], entry["bytes"] + 0, entry["recall"] + 0, entry["forgets"], entry["budget"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LeagueError(f"{path} is no table of this league ({error!r}); move it away, or give another file.") from None
+    return entries
+
+
+def table(file=FILE) -> str:
+    """All entries, best first."""
+    rows = [f"{'':3} {'name':20} {'windows':22} {'bytes':>8}  recall  first forgotten"]
+    order = sorted(read(file), key=lambda entry: (-round(entry["recall"], 3), entry["bytes"]))
+    for place, entry in enumerate(order, 1):
+        windows = ", ".join(str(window or "none") for window in entry["windows"])
+        rows.append(f"{place:2}. {entry['name'][:20]:20} {windows:22} {entry['bytes']:8,}  {entry['recall']:6.3f}  "
+                    f"{entry['forgets'] or '-':>15}")  # fmt: skip
+    return "\n".join(rows) if len(rows) > 1 else "Nobody has entered a pattern yet."
