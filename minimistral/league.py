@@ -71,7 +71,8 @@ def train(windows, steps: int, seed: int, progress: bool = True):
     from minimistral.train import fit, new_model
 
     model = new_model(cliff.config(LAYERS, windows), seed)
-    fit(model, cliff.growing(LAYERS, windows, steps, seed=seed, farthest=TOKENS), steps=steps, lr=3e-3, warmup=50, progress=progress)
+    rows = cliff.growing(LAYERS, windows, steps, seed=seed, farthest=TOKENS)
+    fit(model, rows, steps=steps, lr=3e-3, warmup=50, progress=progress)
     return model
 
 

@@ -199,7 +199,7 @@ def test_the_head_start_is_one_head_that_looks_one_token_back():
 # --- records --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("experiment", ["cliff", "stories"])
+@pytest.mark.parametrize("experiment", ["cliff", "hybrid", "stories"])
 def test_what_is_recorded_is_whole(experiment):
     record = reach.recorded(experiment)
     seen = set()
@@ -207,14 +207,15 @@ def test_what_is_recorded_is_whole(experiment):
         key = run["layers"], run["window"], run["seed"]
         assert key not in seen and set(run) == set(runs.KEYS)
         seen.add(key)
-        asked = {tuple(row[:-2] if experiment == "cliff" else row[:2]): row for row in run["counts"]}
+        asked = {tuple(row[:2] if experiment == "stories" else row[:-2]): row for row in run["counts"]}
         at = runs.distances(experiment, run["layers"], run["window"])
-        assert set(asked) == ({(d,) for d in at} if experiment == "cliff" else set(product(stories.ALIVE, at)))
+        assert set(asked) == (set(product(stories.ALIVE, at)) if experiment == "stories" else {(d,) for d in at})
         for row in run["counts"]:
             *_, of = row
             assert 0 <= row[-2] <= of and of >= 100
         assert {"processor", "cores", "threads", "torch", "python", "date"} <= set(run["machine"])
-        assert run["command"].startswith(f"minimistral reach {experiment} ") and str(run["layers"]) in run["command"]
+        pattern = ",".join(str(w or "none") for w in run["window"]) if experiment == "hybrid" else str(run["layers"])
+        assert run["command"].startswith(f"minimistral reach {experiment} ") and pattern in run["command"]
         assert run["steps"] == runs.steps_of(experiment, run["layers"], run["window"]) and run["loss"][0] > run["loss"][-1]
 
 
@@ -222,9 +223,15 @@ def test_shipped_models_are_small_and_fall_off_where_their_name_says():
     assert "cliff-4-layers-window-16" in reach.names()
     for name in reach.names():
         model = reach.shipped(name)
-        layers, window = map(int, re.fullmatch(r"cliff-(\d+)-layers?-window-(\d+)", name).groups())
-        assert model.config == cliff.config(layers, window) and model.output.weight.dtype == torch.float32
         assert sum(path.stat().st_size for path in (runs.RECORDED.parent / "models" / name).iterdir()) < 1_000_000
+        assert model.output.weight.dtype == torch.float32
+        if name.startswith("hybrid"):
+            windows = tuple(None if word == "none" else int(word) for word in name.split("windows-")[1].split("-"))
+            assert model.config == cliff.config(len(windows), windows) and None in windows
+            assert min(cliff.curve(model, [1, 30, 59, 61, 80, 110], n=128).values()) >= 0.95
+            continue
+        layers, window = map(int, re.fullmatch(r"cliff-(\d+)-layers?-window-(\d+)", name).groups())
+        assert model.config == cliff.config(layers, window)
         far = cliff.exact_reach(model.config)
         recall = cliff.curve(model, [1, far // 2, far - 1, far + 1, far + 9], n=128)
         assert min(recall[d] for d in (1, far // 2, far - 1)) >= 0.95 and max(recall[d] for d in (far + 1, far + 9)) < 0.2, recall
@@ -247,6 +254,19 @@ def test_the_cliffs_verdict_follows_the_counts():
         beyond = [[d, 100 if d <= far else 6, 100] for d in range(1, end)]
         assert "Not each model" in show.verdict(record_of("cliff", (2, 4, 0, beyond)))
     assert "not recorded yet" in show.verdict(record_of("cliff"))
+
+
+def test_a_hybrids_verdict_names_pattern_recall_and_what_is_kept():
+    sure, not_sure = ([[d, hit, 100] for d in range(1, 13)] for hit in (100, 90))
+    said = show.verdict(record_of("hybrid", (4, (16, 16, None, 16), 0, sure), (4, (16, 16, None, 16), 1, not_sure))).splitlines()
+    assert said[1].split("  ") and said[1].startswith("16, 16, none, 16") and "0 of 12, all 12" in said[1]
+    assert "0.950" in said[1] and "25.04%" in said[1]
+
+
+def test_a_layer_without_a_window_has_no_end_and_the_others_add_up():
+    assert cliff.exact_reach(cliff.config(4, (16, None, 16, 16))) is None
+    assert cliff.exact_reach(cliff.config(3, (16, 4, 1))) == 15 + 3
+    assert cliff.beyond(4, (16, None, 16, 16)) == cliff.beyond(4, 16) and cliff.narrow((None, 4, 9)) == 9
 
 
 def test_pooling_adds_seeds_and_keeps_distances():
@@ -284,9 +304,10 @@ def test_the_stories_verdict_follows_the_counts():
 def test_the_picture_carries_the_verdict():
     full = [[d, 100 if d <= 6 else 6, 100] for d in range(1, 13)]
     for record in (record_of("cliff", (2, 4, 0, full), (1, 4, 0, full), (2, 6, 0, full)),
+                   record_of("hybrid", (4, (16, 16, None, 16), 0, full), (4, (None, 16, 16, 16), 1, full)),
                    record_of("stories", (2, 4, 0, [[k, d, 50, 60, 100] for k in stories.ALIVE for d in (3, 6, 9)]))):
         shown = reach.picture(record)
-        assert shown.text == show.verdict(record) and shown.png.startswith(b"\x89PNG")
+        assert shown.text.startswith(show.verdict(record)) and shown.png.startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no runs"):
         reach.picture(record_of("cliff"))
 
@@ -317,6 +338,10 @@ def test_the_command_makes_a_record_goes_on_where_it_stands_and_keeps_the_models
         (["cliff", "--window", "1"], "window is 1"),
         (["stories", "--window", "3"], "window is 3"),
         (["cliff", "--window", "many"], "--window has 'many'"),
+        (["hybrid", "--window", "16,many"], "--window has 'many'"),
+        (["hybrid"], "window is 16; expected one for each layer in a hybrid, and one for all elsewhere"),
+        (["cliff", "--window", "16,none"], "window is (16, None); expected one for each layer in a hybrid"),
+        (["hybrid", "--window", "none,none"], "window is (None, None); expected at least 2"),
         (["cliff", "--layers", "0"], "n_layers is 0"),
         (["cliff", "--seeds", "0"], "--seeds is 0"),
         (["cliff", "--steps", "0"], "--steps is 0"),

@@ -1,12 +1,16 @@
 """What was seen, from the raw counts: in words (verdict) and drawn (picture)."""
 
 from collections import defaultdict
+from dataclasses import replace
 
+from minimistral.counting import VERSIONS
+from minimistral.doctor import cache_bytes
 from minimistral.reach import cliff, stories
-from minimistral.reach.runs import label
+from minimistral.reach.runs import label, recorded
 from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
 
 SURE = 0.95
+W_7B, TOKENS_7B = 4096, 32_768
 COLOURS = (ORANGE, BLUE, GREEN, "#5b3a8c")
 MARKERS = ("o", "s", "^", "D")
 Shape = tuple[int, int | None]
@@ -169,10 +173,11 @@ def _rows(record: dict, shape: Shape) -> list:
 
 def picture(record: dict, windows=None) -> Picture:
     """Recall against distance. cliff: a panel for each window, a line for each depth. stories: a panel for each depth and
-    window, a line for each number of facts alive, and thin dashes for full attention. The text twin is verdict()."""
+    window, a line for each number of facts alive, and thin dashes for full attention. hybrid: a line for each pattern and
+    each seed, beside the recorded cliff of windows alone, and what such patterns cost a 7B. The text twin is verdict()."""
     if not record["runs"]:
         raise ValueError("The record holds no runs: there is nothing to draw.")
-    return (_draw_cliff if record["experiment"] == "cliff" else _draw_stories)(record, windows)
+    return {"cliff": _draw_cliff, "hybrid": _draw_hybrid, "stories": _draw_stories}[record["experiment"]](record, windows)
 
 
 def _draw_cliff(record: dict, windows) -> Picture:
@@ -210,6 +215,37 @@ def _cliff_panel(axis, record, window, depths, end):
     _hops(axis, hop, max(depths))
     axis.set(xlim=(0, end), ylim=(0, 1.36), yticks=[0, 0.5, 1], yticklabels=["never", "half", "always"], ylabel="recalled")
     axis.set_title(f"W = {window}: each layer looks {hop} tokens further back, and not one more", loc="left", fontweight="bold")
+
+
+def _draw_hybrid(record: dict, _) -> Picture:
+    patterns = shapes(record)
+    layers, W = patterns[0][0], cliff.narrow(patterns[0][1])
+    fig, (left, right) = figure(9.6, 3.7, ncols=2, gridspec_kw={"width_ratios": (2.7, 1)})
+    alone = pooled(recorded("cliff"), (layers, W))
+    left.plot(*_points({d: right / of for d, (right, of) in alone.items()}), color=BLUE, lw=2, marker="o", ms=3.5, markevery=4,
+              label=f"{layers} windows of {W}")  # fmt: skip
+    for (_, windows), colour, marker in zip(patterns, (ORANGE, GREEN, "#5b3a8c", GREY), MARKERS[1:] + MARKERS, strict=False):
+        name = ", ".join(str(window or "none") for window in windows)
+        for n, seed in enumerate(seeds(record, (layers, windows))):
+            recall = {d: right / of for d, (right, of) in pooled(record, (layers, windows), seed=seed).items()}
+            style = dict(color=colour, lw=1.2, marker=marker, ms=4, markevery=(4 * n, 12))
+            left.plot(*_points(recall), **style, label="" if n else name)
+    left.axhline(cliff.CHANCE, color=GREY, lw=1, zorder=0)
+    left.text(1.5, cliff.CHANCE + 0.02, f"a blind guess: 1 in {len(cliff.ANIMALS)}", color="#555", fontsize=8.5)
+    left.set(ylim=(0, 1.08), yticks=[0, 0.5, 1], yticklabels=["never", "half", "always"], ylabel="recalled",
+             xlabel="tokens back, from the question to the fact")  # fmt: skip
+    left.set_title("One layer that sees all, and the cliff is gone", loc="left", fontweight="bold")
+    left.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(0, 0.42))
+    costs = {"32 rings": W_7B, "8 of 32 grow": (W_7B, W_7B, W_7B, None) * 8, "32 grow": None}
+    sizes = [cache_bytes(replace(VERSIONS["v0.1"], sliding_window=windows), TOKENS_7B) / 2**30 for windows in costs.values()]
+    bars = right.bar(range(len(costs)), sizes, color=(BLUE, ORANGE, GREY), width=0.6)
+    right.bar_label(bars, [f"{size:.2g} GiB" for size in sizes], fontsize=9.5, padding=2)
+    right.set_xticks(range(len(costs)), costs, fontsize=9)
+    right.set(ylim=(0, max(sizes) * 1.15), yticks=[])
+    right.set_title("A 7B's cache at 32k", loc="left", fontweight="bold")
+    told = [f"  {name:14}{size:6.3f} GiB" for name, size in zip(costs, sizes, strict=True)]
+    told.insert(0, f"A 7B's cache after {TOKENS_7B:,} tokens, W = {W_7B:,}, bfloat16:")
+    return finish(fig, "\n".join([verdict(record), *told]), dpi=120)
 
 
 def _points(recall: dict) -> tuple[list, list]:
