@@ -3,10 +3,11 @@
 Letters: B batch, T query positions, S key positions, H query heads, Hkv key heads, D head size, W window.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimistral import masks, naive
+from minimistral import masks, naive, rope
 from minimistral.config import check_window
 from minimistral.window import choose, flex, lacking, triangles, varlen
 
@@ -70,6 +71,18 @@ def weights(q: Tensor, k: Tensor, window: int | None = None) -> Tensor:
     keys = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scores = q.float() @ keys.float().transpose(-1, -2) / q.shape[3] ** 0.5
     return scores.masked_fill(~masks.dense(at, at, window), float("-inf")).softmax(-1)
+
+
+@torch.no_grad()
+def attention_of(model, ids: Tensor) -> Tensor:
+    """A Mistral and ids (B, T) -> what all its heads mix the values with, (L, B, H, T, T), each layer in its own window."""
+    turn = rope.angles(masks.positions(ids.shape[1], ids.device), model.config.head_dim, model.config.rope_theta)
+    x, found = model.tok_embeddings(ids), []
+    for layer, block in enumerate(model.layers):
+        q, k, _ = block.attention.project(block.attention_norm(x), turn)
+        found.append(weights(q, k, block.attention.window))
+        x = block(x, turn, None, layer, None)
+    return torch.stack(found)
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from minimistral import captured
 from minimistral.cache import RollingBuffer
 from minimistral.config import check_count
 from minimistral.hybrid import cache_for
@@ -101,9 +102,7 @@ def _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, ch
         chosen = draw(logits, temperature, top_k, top_p, min_p, generator)
         read = sent(chosen, logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
         if max_new_tokens - left == ORDINARY:
-            from minimistral.captured import captured
-
-            step = captured(model, cache, left) or step
+            step = captured.captured(model, cache, left) or step
         ahead = left and chosen.is_cuda  # the GPU goes on while the ids travel: it never waits for Python
         if ahead:
             logits = step(chosen)

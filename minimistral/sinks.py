@@ -49,21 +49,13 @@ def losses(model: Mistral, tokens: Tensor, window: int | None, sinks: int = 0) -
     return F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
 
 
-@torch.no_grad()
-def first_share(model: Mistral, tokens: Tensor, window: int | None = None) -> Tensor:
-    """(n_layers, H): how much of its attention each head gives to position 0, the mean over all queries that see it but its own.
+def first_share(model: Mistral, tokens: Tensor) -> Tensor:
+    """(n_layers, H): how much of its attention each head gives to position 0, the mean over all later queries that see it.
 
-    tokens (B, T), with T at least 2. window limits the queries that count to those at positions 1 to window - 1.
+    tokens (B, T), with T at least 2.
     """
     T = tokens.shape[1]
     if T < 2:
         raise ValueError(f"tokens has {T} position; expected at least 2: position 0 sees nobody but itself.")
-    turn = rope.angles(torch.arange(T), model.config.head_dim, model.config.rope_theta)
-    x, shares = model.tok_embeddings(tokens), []
-    for block, own in zip(model.layers, model.config.windows, strict=True):
-        q, k, v = block.attention.project(block.attention_norm(x), turn)
-        last = min(each for each in (T, own, window) if each)
-        shares.append(attention.weights(q, k, own)[:, :, 1:last, 0].mean((0, 2)))
-        x = x + block.attention.wo(attention.attend(q, k, v, own).transpose(1, 2).flatten(2))
-        x = x + block.feed_forward(block.ffn_norm(x))
-    return torch.stack(shares)
+    found = attention.attention_of(model, tokens)[..., 0]  # (L, B, H, T)
+    return torch.stack([each[:, :, 1:window].mean((0, 2)) for each, window in zip(found, model.config.windows, strict=True)])

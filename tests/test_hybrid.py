@@ -9,7 +9,8 @@ from helpers import fed_in_chunks, largest_difference, random_ids, small_config,
 from transformers import MinistralConfig, MinistralForCausalLM
 
 import minimistral as mm
-from minimistral import chat, counting, doctor, hybrid, lattice, naive, probe
+from minimistral import attention, chat, counting, doctor, hybrid, lattice, naive, probe
+from minimistral.checkpoint import export
 from minimistral.config import ConfigError, MistralConfig
 from minimistral.hybrid import HybridCache, cache_for
 from minimistral.writing import hf_config
@@ -189,6 +190,16 @@ def test_the_probe_knows_each_layers_window():
     assert found.layer == 1 and found.window == 3 and "outside the window" in found.what
 
 
+def test_every_head_is_watched_in_its_own_layers_window():
+    model, tokens = mixed_model((2, None, 4)), random_ids(2, 9)
+    found = attention.attention_of(model, tokens)
+    assert found.shape == (3, 2, model.config.n_heads, 9, 9)
+    for layer, window in enumerate(model.config.windows):
+        for i in range(9):
+            seen = (found[layer, :, :, i] > 0).all((0, 1)).nonzero().flatten().tolist()
+            assert seen == list(range(max(0, i - (window or 9) + 1), i + 1))
+
+
 def test_a_chat_keeps_its_cache():
     model, tokenizer = mm.load_tiny()
     mixed = mm.Mistral(replace(model.config, sliding_window=(64, None) * 3)).requires_grad_(False)
@@ -220,8 +231,6 @@ def test_logits_equal_transformers_with_mixed_layers(types, tmp_path):
         cache = cache_for(ours.config, 2)
         assert largest_difference(fed_in_chunks(ours, tokens, [6, 1, 1, 7], cache), expected) < 1e-4
     if "s" in types:
-        from minimistral.checkpoint import export
-
         export(ours, tmp_path / "ours")
         again = MinistralForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
         with torch.no_grad():

@@ -331,6 +331,14 @@ def test_the_command_makes_a_record_goes_on_where_it_stands_and_keeps_the_models
     assert [path.name for path in tmp_path.glob("*.part")] == []
 
 
+def test_a_hybrids_command_names_its_windows_and_makes_it_again(tmp_path):
+    out = tmp_path / "hybrid.json"
+    command = ["reach", "hybrid", "--window", "4,none", "--seeds", "1", "--steps", "3", "--questions", "4"]
+    assert main([*command, "--out", str(out)]) == 0
+    run = reach.read(out)["runs"][0]
+    assert run["window"] == (4, None) and run["layers"] == 2 and run["command"] == " ".join(["minimistral", *command])
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -51,8 +51,7 @@ def test_the_share_of_the_first_token_is_what_the_layers_give_it(window, monkeyp
     assert sinks.first_share(model, tokens).shape == (model.config.n_layers, model.config.n_heads)
 
 
-def test_a_head_that_wants_nobody_else_is_named():
-    """Queries and keys without any direction attend evenly; a head pulled to position 0 stands out."""
+def test_a_head_without_a_direction_gives_the_first_token_an_even_share():
     model, tokens = small_model(None), random_ids(1, 12)
     with torch.no_grad():
         for block in model.layers:

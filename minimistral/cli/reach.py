@@ -54,7 +54,8 @@ def parsed(text: str) -> int | None | tuple:
 
 def spelled(args) -> str:
     """The command that makes this record again."""
-    words = ["minimistral reach", args.what, "--layers", *args.layers, "--window", *args.window, "--seeds", args.seeds]
+    layers = [] if args.what == "hybrid" else ["--layers", *args.layers]  # a hybrid has as many as its list has windows
+    words = ["minimistral reach", args.what, *layers, "--window", *args.window, "--seeds", args.seeds]
     for name in ("first_seed", "steps", "questions"):
         if value := getattr(args, name):
             words += ["--" + name.replace("_", "-"), value]

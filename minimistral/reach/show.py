@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import cycle
 
 from minimistral.counting import VERSIONS
 from minimistral.doctor import cache_bytes
@@ -103,7 +104,8 @@ def _of_cliff(record: dict) -> str:
     return "\n".join(lines)
 
 
-def _of_hybrid(record: dict, N: int = 32_768) -> str:
+def _of_hybrid(record: dict) -> str:
+    N = TOKENS_7B
     lines = [f"{'windows':22}seeds  recall >= {SURE} up to  least recall anywhere  keys kept of {N:,}, all layers"]
     for shape in shapes(record):
         layers, windows = shape
@@ -224,7 +226,8 @@ def _draw_hybrid(record: dict, _) -> Picture:
     alone = pooled(recorded("cliff"), (layers, W))
     left.plot(*_points({d: right / of for d, (right, of) in alone.items()}), color=BLUE, lw=2, marker="o", ms=3.5, markevery=4,
               label=f"{layers} windows of {W}")  # fmt: skip
-    for (_, windows), colour, marker in zip(patterns, (ORANGE, GREEN, "#5b3a8c", GREY), MARKERS[1:] + MARKERS, strict=False):
+    looks = zip(cycle((ORANGE, GREEN, "#5b3a8c", GREY)), cycle(MARKERS[1:]), strict=False)
+    for (_, windows), (colour, marker) in zip(patterns, looks, strict=False):
         name = ", ".join(str(window or "none") for window in windows)
         for n, seed in enumerate(seeds(record, (layers, windows))):
             recall = {d: right / of for d, (right, of) in pooled(record, (layers, windows), seed=seed).items()}

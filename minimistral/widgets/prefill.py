@@ -160,7 +160,7 @@ def parting(found) -> Picture:
     """A probe.Parting: the head's weights in both ways and their difference, around the query; and how far it spread."""
     if found.maps is None:
         made, ax = figure(8.2, 3)
-        _spread(ax, found)
+        _spread(ax, found, 108)
         return finish(_said(made, found, 108), found.text())
     rows, columns = shown(found)
     wide = len(columns) > 30
@@ -185,7 +185,7 @@ def parting(found) -> Picture:
     for colour, what in zip((HIGH, LOW, FALLEN, FUTURE, UNSEEN), names, strict=True):
         b.plot([], [], "s", color=[c / 255 for c in colour], markeredgecolor="#777", label=what)
     made.legend(*b.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    _spread(spread, found)
+    _spread(spread, found, 108 if wide else 54)
     return finish(made, found.text())
 
 
@@ -226,12 +226,13 @@ def _hatch(ax, rows, columns, window):
             ax.fill_betweenx(*edges, facecolor="none", edgecolor="#7d8b99", hatch="////", lw=0)
 
 
-def _spread(ax, found):
+def _spread(ax, found, width: int):
     """The largest difference in the residual stream after each layer, by position: how far the parting has spread."""
     spread = np.log10(found.spread.numpy().clip(1e-7, 1e3))
     ax.imshow(spread, cmap="Reds", vmin=-6, vmax=1, aspect="auto", interpolation="nearest")
     ax.set(xlabel="position", ylabel="layer", yticks=range(len(spread)))
-    ax.set_title("largest difference in the residual stream after each layer: white none, darkest 10 or more")
+    title = "largest difference in the residual stream after each layer: white none, darkest 10 or more"
+    ax.set_title(textwrap.fill(title, width))
 
 
 # --- the lattice ----------------------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minimistral import rope
-from minimistral.attention import weights as attention_weights
+from minimistral.attention import attention_of
 from minimistral.masks import dense, positions
 from minimistral.model import Mistral
 from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
@@ -110,18 +109,6 @@ def repeated(vocab_size: int, first: int, period: int, rows: int = 16, seed: int
     g = torch.Generator().manual_seed(seed)
     half = torch.stack([torch.randperm(vocab_size - first, generator=g)[:period] + first for _ in range(rows)])
     return torch.cat((half, half), dim=1)
-
-
-@torch.no_grad()
-def attention_of(model: Mistral, ids: Tensor) -> Tensor:
-    """ids (B, T) -> the attention weights of all heads, (L, B, H, T, T)."""
-    turn = rope.angles(positions(ids.shape[1]), model.config.head_dim, model.config.rope_theta)
-    x, found = model.tok_embeddings(ids), []
-    for block in model.layers:
-        q, k, _ = block.attention.project(block.attention_norm(x), turn)
-        found.append(attention_weights(q, k, model.config.sliding_window))
-        x = block(x, turn, None, 0, None)
-    return torch.stack(found)
 
 
 def heads(model: Mistral, ids: Tensor) -> tuple[Heads, Heads]:
