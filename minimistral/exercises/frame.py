@@ -137,7 +137,7 @@ class Exercise:
                 return f"○ {self.name}: not attempted yet (it returns None)."
             self._attempted = True
             self._tried.append((case, outcome))
-            complaint = outcome.trouble or difference(self.answer(*copies(case)), outcome.value, self.tolerance)
+            complaint = outcome.trouble or self._complain(case, outcome.value)
             if complaint and failure is None:
                 self._failed, self._complaint = [(case, outcome)], complaint
                 failure = f"✗ {self.name}: {complaint}, for {self._arguments(case)}."
@@ -150,6 +150,10 @@ class Exercise:
             return f"✗ {self.name}: right, but not yours: it calls {', '.join(sorted(borrowed))}. Write it out once yourself."
         self._passed = True
         return f"✓ {self.name}: correct, in all {len(cases)} cases."
+
+    def _complain(self, case, value) -> str | None:
+        """What is wrong with a result, or None. Where several answers are right, a subclass judges by what must hold."""
+        return difference(self.answer(*copies(case)), value, self.tolerance)
 
     def _judge_value(self, yours) -> str:
         if yours is None or yours is ...:
