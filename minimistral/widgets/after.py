@@ -33,8 +33,8 @@ class Shared:
 
     def pages(self) -> list[tuple[str, list[int]]]:
         """(whose, positions) of each page: the prompt's once, then each answer's own. The prompt fills its pages."""
-        out = []
-        for whose, start, n in (("prompt", 0, self.prompt), ("A", self.prompt, self.answers[0]), ("B", self.prompt, self.answers[1])):
+        out, (a, b) = [], self.answers
+        for whose, start, n in (("prompt", 0, self.prompt), ("A", self.prompt, a), ("B", self.prompt, b)):
             for first in range(start, start + n, self.page):
                 out.append((whose, list(range(first, min(first + self.page, start + n)))))
         return out
@@ -73,7 +73,7 @@ def listed(at: list[int]) -> str:
 def shared(prompt: int = 8, answers: tuple[int, int] = (6, 3), window: int = 8, page: int = 4) -> Picture:
     """What two answers can share of one prompt, in pages and in a ring."""
     if prompt % page or min(prompt, page, window, *answers) < 1:
-        raise ValueError(f"prompt is {prompt} and page {page}; expected a prompt that fills its pages, and numbers of at least 1.")
+        raise ValueError(f"prompt is {prompt} and page {page}; expected a prompt of whole pages, and numbers of at least 1.")
     state = Shared(prompt, answers, window, page)
     made, (top, low) = figure(9.6, 4.4, nrows=2)
     colours, x, places = {"prompt": BLUE, "A": ORANGE, "B": GREEN}, 0.0, {}
@@ -87,8 +87,9 @@ def shared(prompt: int = 8, answers: tuple[int, int] = (6, 3), window: int = 8, 
         name = "the prompt, once" if whose == "prompt" else f"answer {whose}"
         top.text(starts[0], 1.2, name, color=colours[whose], fontsize=10, fontweight="bold")
     for row, whose in enumerate("AB"):
-        top.text(0, -0.95 - 0.6 * row, f"{whose} reads pages {', '.join(map(str, state.list_of(whose)))}", color=colours[whose], fontsize=10)
-    top.set_title(f"A cache that grows, in pages of {page}: two lists of pages, and both begin with the prompt's")
+        pages = ", ".join(map(str, state.list_of(whose)))
+        top.text(0, -0.95 - 0.6 * row, f"{whose} reads pages {pages}", color=colours[whose], fontsize=10)
+    top.set_title(f"A cache that grows, in pages of {page}: two lists of pages, and both begin with the prompt's", loc="left")
     _frame(top, x, -1.8, 1.7)
     for slot, at in enumerate(state.ring()):
         _square(low, slot, 0, at, BLUE if at < prompt else ORANGE)
@@ -100,7 +101,7 @@ def shared(prompt: int = 8, answers: tuple[int, int] = (6, 3), window: int = 8, 
         if at in state.lost():
             low.text(left + k + 0.5, -0.3, "gone", ha="center", fontsize=9, color=GONE)
     low.text(left, 1.2, "what B wants to see of the prompt", fontsize=10, color=GREEN, fontweight="bold")
-    low.set_title(f"A ring of {window}: the answer is written over the prompt")
+    low.set_title(f"A ring of {window}: the answer is written over the prompt", loc="left")
     _frame(low, max(x, left + len(state.needed())), -0.8, 1.7)
     return finish(made, state.text())
 
@@ -111,8 +112,8 @@ def _square(ax, x, y, number, colour, hatch=None):
     face = EMPTY if number is None else "white" if hatch else colour
     ax.add_patch(Rectangle((x + 0.04, y), 0.92, 0.92, facecolor=face, edgecolor=colour, hatch=hatch, lw=1.2))
     if number is not None:
-        box = {"fc": "white", "ec": "none", "pad": 1} if hatch else None
-        ax.text(x + 0.5, y + 0.44, f"{number}", ha="center", va="center", fontsize=9.5, color=colour if hatch else "white", bbox=box)
+        style = {"color": colour, "bbox": {"fc": "white", "ec": "none", "pad": 1}} if hatch else {"color": "white"}
+        ax.text(x + 0.5, y + 0.44, f"{number}", ha="center", va="center", fontsize=9.5, **style)
 
 
 def _frame(ax, right, low, high):
@@ -121,17 +122,19 @@ def _frame(ax, right, low, high):
 
 
 def first_looks(shares, even: float) -> Picture:
-    """(n_layers, H), the share that each head gives to position 0, as a table of colours; `even`: what a head gives that attends alike."""
+    """The share (n_layers, H) that each head gives to position 0, as colours; `even`: what a head gives that attends alike."""
     made, ax = figure(7.2, 0.9 + 0.42 * len(shares))
     image = ax.imshow(shares, cmap="Oranges", vmin=0, vmax=max(0.3, float(shares.max())), aspect="auto")
     for layer, row in enumerate(shares.tolist()):
         for head, share in enumerate(row):
-            ax.text(head, layer, f"{share:.0%}", ha="center", va="center", fontsize=9, fontweight="bold" if share > 2 * even else "normal")
+            weight = "bold" if share > 2 * even else "normal"
+            ax.text(head, layer, f"{share:.0%}", ha="center", va="center", fontsize=9, fontweight=weight)
     ax.set_xticks(range(shares.shape[1]), [f"head {n}" for n in range(shares.shape[1])], fontsize=9)
     ax.set_yticks(range(len(shares)), [f"layer {n}" for n in range(len(shares))], fontsize=9)
     ax.tick_params(length=0)
-    ax.set_title(f"Attention to position 0. An even share would be {even:.0%}; bold: more than twice that")
+    ax.set_title(f"Attention to position 0. An even share would be {even:.0%}; bold: more than twice that", loc="left")
     made.colorbar(image, ax=ax, format=lambda x, _: f"{x:.0%}")
     lines = [f"layer {n}: " + " ".join(f"{share:4.0%}" for share in row) for n, row in enumerate(shares.tolist())]
     count = int((shares > 2 * even).sum())
-    return finish(made, "\n".join([*lines, f"an even share: {even:.0%}; heads with more than twice that: {count} of {shares.numel()}"]))
+    lines.append(f"an even share: {even:.0%}; heads with more than twice that: {count} of {shares.numel()}")
+    return finish(made, "\n".join(lines))
