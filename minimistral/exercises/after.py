@@ -1,6 +1,5 @@
 """Chapter 14: what a list of windows reaches and keeps, distances with sinks, and the pattern that reaches furthest."""
 
-import itertools
 import operator
 
 import torch
@@ -574,10 +573,3 @@ def _(slots, layers, tokens):
 def _(slots, layers, tokens):
     each, more = divmod(tokens, layers)
     return [max(1, each + 1)] * more + [max(1, each)] * (layers - more)
-
-
-def by_trying(slots: int, layers: int, tokens: int) -> tuple[float, float]:
-    """best(), by trying every list of small windows: for tests."""
-    choices = [None, *range(1, slots + 2)]
-    fits = [w for w in itertools.product(choices, repeat=layers) if slots_of(w, tokens) <= slots]
-    return max((far(w), min(INF if W is None else W for W in w)) for w in fits)

@@ -1,0 +1,147 @@
+"""Chapter 14: its pictures show what the cache does, any distances can be tried, and its numbers are those of the page."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from helpers import largest_difference, random_ids, small_model
+
+from minimistral import counting, doctor, reach, sinks, streaming
+from minimistral.cache import RollingBuffer
+from minimistral.exercises import after as ex
+from minimistral.widgets import after
+
+# --- the picture of a shared prompt ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window, tokens", [(1, 1), (4, 3), (4, 4), (4, 9), (5, 23)])
+def test_held_is_read_from_a_real_ring(window, tokens):
+    expected = RollingBuffer.held(torch.arange(window), tokens, window).tolist()
+    assert after.held(window, tokens) == [at if at >= 0 else -1 for at in expected]
+
+
+def test_a_growing_cache_holds_all():
+    assert after.held(None, 70)[:70] == list(range(70))
+
+
+@pytest.mark.parametrize("prompt, answers, window, page", [
+    (8, (6, 3), 8, 4), (4, (9, 5), 6, 2), (6, (1, 1), 4, 3), (3, (2, 7), 8, 1),
+])  # fmt: skip
+def test_the_picture_says_what_is_shared_and_what_is_gone(prompt, answers, window, page):
+    state = after.Shared(prompt, answers, window, page)
+    for whose, n in zip("AB", answers, strict=True):
+        read = [at for number in state.list_of(whose) for at in state.pages()[number][1]]
+        assert read == list(range(prompt + n))  # each answer's pages are its whole text, in order
+    assert [n for n in state.list_of("A") if n in state.list_of("B")] == list(range(prompt // page))
+    end = prompt + answers[0]
+    there = set(range(max(0, end - window), end))
+    needed = [j for j in range(prompt) if prompt - j < window]
+    assert state.needed() == needed and state.lost() == [j for j in needed if j not in there]
+    assert len(state.ring()) == window
+
+
+def test_the_picture_and_its_twin():
+    picture = after.shared()
+    assert "Gone: 1 to 5" in picture.text and "answer B reads pages 0, 1, 4" in picture.text
+    assert picture.png.startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="prompt is 7 and page 4; expected a prompt of whole pages"):
+        after.shared(prompt=7)
+
+
+def test_where_heads_look_first_is_said():
+    picture = after.first_looks(torch.tensor([[0.05, 0.3], [0.11, 0.1]]), 0.05)
+    assert "layer 0:   5%  30%" in picture.text and "heads with more than twice that: 2 of 4" in picture.text
+
+
+# --- distances as one likes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window, n", [(3, 0), (3, 2), (1, 0), (1, 3), (None, 0)])
+def test_with_distances_of_the_text_the_losses_are_those_of_sinks(window, n):
+    model, tokens = small_model(window), random_ids(2, 13)
+    at = torch.arange(12)
+    distances = torch.where(sinks.visible(12, window, n), at[:, None] - at, -1)
+    assert largest_difference(streaming.losses(model, tokens, distances), sinks.losses(model, tokens, window, n)) < 1e-5
+
+
+def test_distances_in_the_cache_change_what_lies_beyond_the_gap_and_nothing_before():
+    model, tokens = small_model(3), random_ids(1, 13)
+    in_cache = streaming.losses(model, tokens, ex.cache_distances.answer(12, 3, 2))[0]
+    in_text = sinks.losses(model, tokens, 3, 2)[0]
+    assert largest_difference(in_cache[:5], in_text[:5]) < 1e-5  # until position 4 nothing has fallen out
+    assert (in_cache[5:] - in_text[5:]).abs().min() > 1e-6
+
+
+def test_what_makes_no_sense_is_refused():
+    model, tokens = small_model(3), random_ids(1, 5)
+    with pytest.raises(ValueError, match=r"distances has the shape \(3, 3\); expected \(4, 4\) for 5 tokens"):
+        streaming.losses(model, tokens, torch.zeros(3, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="leaves a query without a key"):
+        streaming.losses(model, tokens, torch.full((4, 4), -1))
+
+
+@pytest.mark.parametrize("T, window, n", [(7, 3, 2), (9, 1, 0), (9, 4, 20), (13, 5, 1)])
+def test_the_exercises_distances_are_seen_by_the_same_rule(T, window, n):
+    distances = ex.cache_distances.answer(T, window, n)
+    assert torch.equal(distances >= 0, sinks.visible(T, window, n))
+    assert distances.max() < window + n and (distances.diagonal() == 0).all()
+
+
+# --- the pattern exercise's judge -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers, tokens", [(1, 4), (2, 3), (2, 5), (3, 3), (3, 1), (4, 2)])
+def test_the_judge_accepts_exactly_the_patterns_that_are_best(layers, tokens):
+    for slots in range(layers, layers * tokens + 2):
+        found = {}  # of every list of windows that fits: its reach, and its narrowest window
+        for windows in product([None, *range(1, slots + 1)], repeat=layers):
+            if sum(min(W or tokens, tokens) for W in windows) <= slots:
+                far = float("inf") if None in windows else sum(W - 1 for W in windows)
+                found[windows] = far, min(W or float("inf") for W in windows)
+            else:
+                assert "keeps" in ex.fault(windows, slots, layers, tokens)[0]
+        best = max(found.values())
+        for windows, what in found.items():
+            assert (ex.fault(windows, slots, layers, tokens) is None) == (what == best), (windows, slots)
+
+
+@pytest.mark.parametrize("windows, words", [
+    (None, "expected a list"), ([3], "expected 2 windows"), ([2.5, 2], "no whole number"), ([0, 5], "below 1"),
+    ([True, 4], None), (torch.tensor([2, 3]), None), ((3, 2), None), ([9, 9], "keeps 18 keys"), ("ab", "expected a list"),
+    ([[1], 2], "no whole number"), ([1, 4], "could be 2"), ([2, 2], "reaches 3 places back"),
+])  # fmt: skip
+def test_the_judge_says_what_is_wrong(windows, words):
+    found = ex.fault(windows, 5, 2, 9)
+    assert words is None or words in found[0]
+
+
+# --- the numbers of the page ----------------------------------------------------------------------------------------------
+
+
+def test_a_cache_of_4_gib_and_pairs_as_the_larger_half_from_53k():
+    v01, v02 = counting.VERSIONS["v0.1"], counting.VERSIONS["v0.2"]
+    sizes = [doctor.cache_bytes(config, 32_768) / 2**30 for config in (replace(v02, n_kv_heads=32), v02, v01)]
+    assert sizes == [16, 4, 0.5]
+    share = {}
+    for N in (32_768, 52_000, 55_000):
+        parts = counting.flops(v02, N, last_only=True)
+        share[N] = parts["attention, pairs"] / sum(parts.values())
+    assert share[32_768] < 0.4 and share[52_000] < 0.5 < share[55_000]
+
+
+def test_in_the_recorded_hybrids_there_is_no_cliff():
+    runs = reach.recorded("hybrid")["runs"]
+    poor = [run for run in runs if min(right / of for _, right, of in run["counts"]) < 0.95]
+    assert len(runs) >= 8 and len(poor) == 1
+    shares = {d: right / of for d, right, of in poor[0]["counts"]}
+    near, beyond = ([share for d, share in shares.items() if keep(d)] for keep in (lambda d: d <= 60, lambda d: d > 60))
+    assert min(near) < 0.95 and abs(sum(near) / len(near) - sum(beyond) / len(beyond)) < 0.1  # all distances alike: no cliff
+    for windows in ([16, 16, 16, None], [None, 16, 16, 16]):
+        assert 0.25 < ex.kept.answer(windows, 32_768) / (4 * 32_768) < 0.25045
+
+
+def test_the_exercises_agree_with_the_library():
+    for windows in ((3, None), (4, 2, 7), (1, 1)):
+        config = reach.cliff.config(len(windows), windows)
+        assert ex.how_far.answer(list(windows)) == reach.exact_reach(config)
