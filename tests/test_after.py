@@ -135,8 +135,7 @@ def test_in_the_recorded_hybrids_there_is_no_cliff():
     poor = [run for run in runs if min(right / of for _, right, of in run["counts"]) < 0.95]
     assert len(runs) >= 8 and len(poor) == 1
     shares = {d: right / of for d, right, of in poor[0]["counts"]}
-    near, beyond = ([share for d, share in shares.items() if keep(d)] for keep in (lambda d: d <= 60, lambda d: d > 60))
-    assert min(near) < 0.95 and abs(sum(near) / len(near) - sum(beyond) / len(beyond)) < 0.1  # all distances alike: no cliff
+    assert 30 < min(shares, key=shares.get) < 60 and shares[max(shares)] > 0.95  # weakest in the middle, sure at the far end
     for windows in ([16, 16, 16, None], [None, 16, 16, 16]):
         assert 0.25 < ex.kept.answer(windows, 32_768) / (4 * 32_768) < 0.25045
 

@@ -123,7 +123,7 @@ def _frame(ax, right, low, high):
 
 def first_looks(shares, even: float) -> Picture:
     """The share (n_layers, H) that each head gives to position 0, as colours; `even`: what a head gives that attends alike."""
-    made, ax = figure(7.2, 0.9 + 0.42 * len(shares))
+    made, ax = figure(8.2, 1.2 + 0.42 * len(shares))
     image = ax.imshow(shares.numpy(), cmap="Oranges", vmin=0, vmax=max(0.3, float(shares.max())), aspect="auto")
     for layer, row in enumerate(shares.tolist()):
         for head, share in enumerate(row):
