@@ -378,7 +378,7 @@ def best(slots: int, layers: int, tokens: int) -> tuple[float, float]:
 
 def fault(windows, slots: int, layers: int, tokens: int) -> tuple[str, str] | None:
     """What a pattern lacks: (in one clause, what to think of), or None. Any pattern with the properties is right."""
-    if isinstance(windows, torch.Tensor):
+    if hasattr(windows, "tolist"):  # a tensor, or an array
         windows = windows.tolist()
     if not isinstance(windows, list | tuple):
         return f"expected a list of {layers} windows, got {show(windows)}", "Return a list: a window, or None, for each layer."
