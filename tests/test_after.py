@@ -7,9 +7,10 @@ import pytest
 import torch
 from helpers import largest_difference, random_ids, small_model
 
-from minimistral import counting, doctor, reach, sinks, streaming
+from minimistral import counting, doctor, load_tiny, reach, sinks, streaming
 from minimistral.cache import RollingBuffer
 from minimistral.exercises import after as ex
+from minimistral.tiny import stories
 from minimistral.widgets import after
 
 # --- the picture of a shared prompt ---------------------------------------------------------------------------------------
@@ -138,6 +139,19 @@ def test_in_the_recorded_hybrids_there_is_no_cliff():
     assert 30 < min(shares, key=shares.get) < 60 and shares[max(shares)] > 0.95  # weakest in the middle, sure at the far end
     for windows in ([16, 16, 16, None], [None, 16, 16, 16]):
         assert 0.25 < ex.kept.answer(windows, 32_768) / (4 * 32_768) < 0.25045
+
+
+def test_what_sinks_do_to_a_model_trained_with_a_window():
+    model, tokenizer = load_tiny()
+    texts = [ids for text in stories.corpus(60, seed=10**9) if len(ids := tokenizer.encode(text, bos=True)) >= 129]
+    rows = torch.tensor([ids[:129] for ids in texts[:16]])
+    tried = {(W, n): sinks.losses(model, rows, W, n) for W, n in ((16, 0), (20, 0), (16, 1), (16, 4), (64, 0))}
+    tried["cache"] = streaming.losses(model, rows, ex.cache_distances.answer(128, 16, 4))
+    near, beyond = ({key: x[:, part].mean().item() for key, x in tried.items()} for part in (slice(16, 64), slice(64, None)))
+    assert near[64, 0] < near[16, 4] < near[16, 1] < near[20, 0] < near[16, 0]
+    assert beyond[64, 0] < beyond[20, 0] < beyond[16, 0] < beyond["cache"] < beyond[16, 4]
+    shares, even = sinks.first_share(model, rows[:, :128]), sum(1 / n for n in range(2, 65)) / 63
+    assert (shares[1] > 2 * even).sum() >= 6 and shares.max() < 0.3
 
 
 def test_the_exercises_agree_with_the_library():
