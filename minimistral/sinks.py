@@ -3,6 +3,9 @@
 A softmax cannot say "nothing": its weights sum to 1. A model that was trained without a window often learns to lay what is left
 over on the first token, which every query can see. Where a window pushes that token out, such a model loses its place for it;
 keeping the first few tokens in sight mends that (Xiao et al., StreamingLLM, arXiv:2309.17453, section 3).
+
+A cache that keeps sinks has a gap between them and its window. Counted in the text, the distance across the gap grows without
+end; counted in the cache, it does not (section 3.2 there). RoPE only knows distances, so losses() takes either.
 """
 
 import torch
@@ -31,18 +34,34 @@ def visible(T: int, window: int | None, sinks: int = 0) -> Tensor:
     return masks.dense(at, at, window) | (masks.dense(at, at, None) & (at < sinks))
 
 
-@torch.no_grad()
-def losses(model: Mistral, tokens: Tensor, window: int | None, sinks: int = 0) -> Tensor:
-    """tokens (B, T + 1) -> (B, T): the loss in nats on each token but the first, with this window in all layers.
+def in_text(T: int, window: int | None, sinks: int = 0) -> Tensor:
+    """(T, T) int64: how far key j lies behind query i in the text; -1 where i does not see j, as visible() says."""
+    at = torch.arange(T)
+    return torch.where(visible(T, window, sinks), at[:, None] - at, -1)
 
-    Whatever windows the model was trained with, each query sees visible(T, window, sinks); positions stay what they are.
+
+@torch.no_grad()
+def losses(model: Mistral, tokens: Tensor, distances: Tensor) -> Tensor:
+    """tokens (B, T + 1) -> (B, T): the loss in nats on each token but the first, with these distances in all layers.
+
+    distances  (T, T) int64: how many places query i and key j are apart, as RoPE is told; negative where i does not see j
+    Whatever windows the model was trained with, only `distances` counts.
+    Raises ValueError where a query sees nothing, or the shapes do not fit.
     """
-    x, T = model.tok_embeddings(tokens[:, :-1]), tokens.shape[1] - 1
-    mask = visible(T, window, sinks)
-    turn = rope.angles(torch.arange(T), model.config.head_dim, model.config.rope_theta)
+    T, c = tokens.shape[1] - 1, model.config
+    if tuple(distances.shape) != (T, T):
+        raise ValueError(f"distances has the shape {tuple(distances.shape)}; expected ({T}, {T}) for {T + 1} tokens a row.")
+    if not (distances >= 0).any(1).all():
+        raise ValueError("distances leaves a query without a key; each token sees at least itself, at distance 0.")
+    cos, sin = rope.angles(distances, c.head_dim, c.rope_theta)  # (T, T, D/2)
+    x, unturned = model.tok_embeddings(tokens[:, :-1]), rope.angles(torch.zeros(T), c.head_dim, c.rope_theta)
     for block in model.layers:
-        q, k, v = block.attention.project(block.attention_norm(x), turn)
-        mixed = attention.attend_masked(q, k, v, mask)
+        q, k, v = block.attention.project(block.attention_norm(x), unturned)
+        k, v = (each.repeat_interleave(c.group, dim=1) for each in (k, v))
+        (a, b), (g, h) = q[:, :, :, None].unflatten(-1, (-1, 2)).unbind(-1), k[:, :, None].unflatten(-1, (-1, 2)).unbind(-1)
+        scores = ((a * g + b * h) * cos + (a * h - b * g) * sin).sum(-1)  # q turned by the distance, times k
+        scores = scores.masked_fill(distances < 0, float("-inf"))
+        mixed = (scores * c.head_dim**-0.5).softmax(-1) @ v
         x = x + block.attention.wo(mixed.transpose(1, 2).flatten(2))
         x = x + block.feed_forward(block.ffn_norm(x))
     logits = model.output(model.norm(x)).float()

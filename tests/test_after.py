@@ -5,9 +5,8 @@ from itertools import product
 
 import pytest
 import torch
-from helpers import largest_difference, random_ids, small_model
 
-from minimistral import counting, doctor, load_tiny, reach, sinks, streaming
+from minimistral import counting, doctor, load_tiny, reach, sinks
 from minimistral.cache import RollingBuffer
 from minimistral.exercises import after as ex
 from minimistral.tiny import stories
@@ -55,31 +54,7 @@ def test_where_heads_look_first_is_said():
     assert "layer 0:   5%  30%" in picture.text and "heads with more than twice that: 2 of 4" in picture.text
 
 
-# --- distances as one likes -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("window, n", [(3, 0), (3, 2), (1, 0), (1, 3), (None, 0)])
-def test_with_distances_of_the_text_the_losses_are_those_of_sinks(window, n):
-    model, tokens = small_model(window), random_ids(2, 13)
-    at = torch.arange(12)
-    distances = torch.where(sinks.visible(12, window, n), at[:, None] - at, -1)
-    assert largest_difference(streaming.losses(model, tokens, distances), sinks.losses(model, tokens, window, n)) < 1e-5
-
-
-def test_distances_in_the_cache_change_what_lies_beyond_the_gap_and_nothing_before():
-    model, tokens = small_model(3), random_ids(1, 13)
-    in_cache = streaming.losses(model, tokens, ex.cache_distances.answer(12, 3, 2))[0]
-    in_text = sinks.losses(model, tokens, 3, 2)[0]
-    assert largest_difference(in_cache[:5], in_text[:5]) < 1e-5  # until position 4 nothing has fallen out
-    assert (in_cache[5:] - in_text[5:]).abs().min() > 1e-6
-
-
-def test_what_makes_no_sense_is_refused():
-    model, tokens = small_model(3), random_ids(1, 5)
-    with pytest.raises(ValueError, match=r"distances has the shape \(3, 3\); expected \(4, 4\) for 5 tokens"):
-        streaming.losses(model, tokens, torch.zeros(3, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="leaves a query without a key"):
-        streaming.losses(model, tokens, torch.full((4, 4), -1))
+# --- distances in the cache ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("T, window, n", [(7, 3, 2), (9, 1, 0), (9, 4, 20), (13, 5, 1)])
@@ -145,8 +120,8 @@ def test_what_sinks_do_to_a_model_trained_with_a_window():
     model, tokenizer = load_tiny()
     texts = [ids for text in stories.corpus(60, seed=10**9) if len(ids := tokenizer.encode(text, bos=True)) >= 129]
     rows = torch.tensor([ids[:129] for ids in texts[:16]])
-    tried = {(W, n): sinks.losses(model, rows, W, n) for W, n in ((16, 0), (20, 0), (16, 1), (16, 4), (64, 0))}
-    tried["cache"] = streaming.losses(model, rows, ex.cache_distances.answer(128, 16, 4))
+    tried = {(W, n): sinks.losses(model, rows, sinks.in_text(128, W, n)) for W, n in ((16, 0), (20, 0), (16, 1), (16, 4), (64, 0))}
+    tried["cache"] = sinks.losses(model, rows, ex.cache_distances.answer(128, 16, 4))
     near, beyond = ({key: x[:, part].mean().item() for key, x in tried.items()} for part in (slice(16, 64), slice(64, None)))
     assert near[64, 0] < near[16, 4] < near[16, 1] < near[20, 0] < near[16, 0]
     assert beyond[64, 0] < beyond[20, 0] < beyond[16, 0] < beyond["cache"] < beyond[16, 4]

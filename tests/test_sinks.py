@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from helpers import largest_difference, random_ids, small_model
 
-from minimistral import attention, sinks
+from minimistral import attention, rope, sinks
+from minimistral.exercises.after import cache_distances
 
 
 @pytest.mark.parametrize("T, window, n", [
@@ -22,16 +23,66 @@ def test_each_query_sees_its_window_and_the_sinks_before_it(T, window, n):
 def test_without_sinks_the_losses_are_the_models_own(window):
     model, tokens = small_model(window), random_ids(2, 13)
     expected = F.cross_entropy(model(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")
-    assert largest_difference(sinks.losses(model, tokens, window), expected) < 1e-5
+    distances = sinks.in_text(12, window)
+    assert largest_difference(sinks.losses(model, tokens, distances), expected) < 1e-5
     other = small_model(5)  # the model's own window does not matter, only the one that is asked for
-    assert largest_difference(sinks.losses(other, tokens, window), expected) < 1e-5
+    assert largest_difference(sinks.losses(other, tokens, distances), expected) < 1e-5
 
 
 def test_sinks_change_what_is_beyond_the_window_and_nothing_before():
     model, tokens = small_model(3), random_ids(1, 13)
-    plain, kept = (sinks.losses(model, tokens, 3, n)[0] for n in (0, 2))
+    plain, kept = (sinks.losses(model, tokens, sinks.in_text(12, 3, n))[0] for n in (0, 2))
     assert largest_difference(plain[:3], kept[:3]) < 1e-6 and (plain[3:] - kept[3:]).abs().min() > 1e-6
-    assert largest_difference(sinks.losses(model, tokens, 3, 12), sinks.losses(model, tokens, None)) < 1e-5
+    all_kept, none_lost = (sinks.losses(model, tokens, sinks.in_text(12, *seen)) for seen in ((3, 12), (None, 0)))
+    assert largest_difference(all_kept, none_lost) < 1e-6
+
+
+def test_with_sinks_the_losses_are_those_of_a_model_with_that_mask(monkeypatch):
+    model, tokens = small_model(3), random_ids(2, 13)
+
+    def with_sinks(q, k, v, window=None, *rest, **more):
+        return attention.attend_masked(q, k, v, sinks.visible(12, 3, 2))
+
+    monkeypatch.setattr("minimistral.model.attend", with_sinks)
+    expected = F.cross_entropy(model(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")
+    assert largest_difference(sinks.losses(model, tokens, sinks.in_text(12, 3, 2)), expected) < 1e-5
+
+
+def test_distances_in_the_cache_change_what_lies_beyond_the_gap_and_nothing_before():
+    model, tokens = small_model(3), random_ids(1, 13)
+    in_cache = sinks.losses(model, tokens, cache_distances.answer(12, 3, 2))[0]
+    in_text = sinks.losses(model, tokens, sinks.in_text(12, 3, 2))[0]
+    assert largest_difference(in_cache[:5], in_text[:5]) < 1e-5  # until position 4 nothing has fallen out
+    assert (in_cache[5:] - in_text[5:]).abs().min() > 1e-6
+
+
+def test_only_distances_count():
+    """Keys at any distances: turned by hand, one query and one key at a time, in one layer."""
+    model, tokens = small_model(None, n_layers=1), random_ids(1, 7)
+    torch.manual_seed(0)
+    distances = torch.randint(0, 40, (6, 6)).masked_fill(torch.ones(6, 6).triu(1) > 0, -1)
+    c, block = model.config, model.layers[0]
+    x = model.tok_embeddings(tokens[:, :-1])
+    q, k, v = block.attention.project(block.attention_norm(x), rope.angles(torch.zeros(6), c.head_dim, c.rope_theta))
+    mixed = torch.zeros(1, c.n_heads, 6, c.head_dim)
+    for h in range(c.n_heads):
+        for i in range(6):
+            turned = [rope.rotate(q[:, h, i : i + 1], *rope.angles(distances[i, j : j + 1], c.head_dim, c.rope_theta))[0, 0]
+                      for j in range(i + 1)]  # fmt: skip
+            scores = torch.stack([turned[j] @ k[0, h // c.group, j] for j in range(i + 1)]) * c.head_dim**-0.5
+            mixed[0, h, i] = scores.softmax(0) @ v[0, h // c.group, : i + 1]
+    x = x + block.attention.wo(mixed.transpose(1, 2).flatten(2))
+    x = x + block.feed_forward(block.ffn_norm(x))
+    expected = F.cross_entropy(model.output(model.norm(x)).transpose(1, 2), tokens[:, 1:], reduction="none")
+    assert largest_difference(sinks.losses(model, tokens, distances), expected) < 1e-5
+
+
+def test_distances_that_make_no_sense_are_refused():
+    model, tokens = small_model(3), random_ids(1, 5)
+    with pytest.raises(ValueError, match=r"distances has the shape \(3, 3\); expected \(4, 4\) for 5 tokens"):
+        sinks.losses(model, tokens, torch.zeros(3, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="leaves a query without a key"):
+        sinks.losses(model, tokens, torch.full((4, 4), -1))
 
 
 @pytest.mark.parametrize("window", [4, None])
