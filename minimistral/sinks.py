@@ -58,8 +58,8 @@ def losses(model: Mistral, tokens: Tensor, distances: Tensor) -> Tensor:
     for block in model.layers:
         q, k, v = block.attention.project(block.attention_norm(x), unturned)
         k, v = (each.repeat_interleave(c.group, dim=1) for each in (k, v))
-        (a, b), (g, h) = q[:, :, :, None].unflatten(-1, (-1, 2)).unbind(-1), k[:, :, None].unflatten(-1, (-1, 2)).unbind(-1)
-        scores = ((a * g + b * h) * cos + (a * h - b * g) * sin).sum(-1)  # q turned by the distance, times k
+        turned = (rope.rotate(q[:, :, i : i + 1], cos[i], sin[i]) for i in range(T))  # each query, by its distance to each key
+        scores = torch.stack([(each * k).sum(-1) for each in turned], dim=2)
         scores = scores.masked_fill(distances < 0, float("-inf"))
         mixed = (scores * c.head_dim**-0.5).softmax(-1) @ v
         x = x + block.attention.wo(mixed.transpose(1, 2).flatten(2))

@@ -1,5 +1,6 @@
 """Chapter 14: its pictures show what the cache does, any distances can be tried, and its numbers are those of the page."""
 
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -8,8 +9,9 @@ import torch
 
 from minimistral import counting, doctor, load_tiny, reach, sinks
 from minimistral.cache import RollingBuffer
+from minimistral.checkpoint import load
 from minimistral.exercises import after as ex
-from minimistral.tiny import stories
+from minimistral.tiny import stories, twins
 from minimistral.widgets import after
 
 # --- the picture of a shared prompt ---------------------------------------------------------------------------------------
@@ -116,17 +118,53 @@ def test_in_the_recorded_hybrids_there_is_no_cliff():
         assert 0.25 < ex.kept.answer(windows, 32_768) / (4 * 32_768) < 0.25045
 
 
+def stories_in_rows(tokenizer):
+    texts = [ids for text in stories.corpus(60, seed=10**9) if len(ids := tokenizer.encode(text, bos=True)) >= 129]
+    return torch.tensor([ids[:129] for ids in texts[:16]])
+
+
+def tried(model, rows, *parts):
+    """The mean loss in each part of the rows, for a window of 16 alone, of 20, with sinks, and as the model was trained."""
+    ways = {(W, n): sinks.in_text(128, W, n) for W, n in ((16, 0), (20, 0), (16, 1), (16, 4))}
+    ways |= {"own": sinks.in_text(128, model.config.sliding_window), "cache": ex.cache_distances.answer(128, 16, 4)}
+    losses = {way: sinks.losses(model, rows, distances) for way, distances in ways.items()}
+    return [{way: loss[:, start:end].mean().item() for way, loss in losses.items()} for start, end in parts]
+
+
 def test_what_sinks_do_to_a_model_trained_with_a_window():
     model, tokenizer = load_tiny()
-    texts = [ids for text in stories.corpus(60, seed=10**9) if len(ids := tokenizer.encode(text, bos=True)) >= 129]
-    rows = torch.tensor([ids[:129] for ids in texts[:16]])
-    tried = {(W, n): sinks.losses(model, rows, sinks.in_text(128, W, n)) for W, n in ((16, 0), (20, 0), (16, 1), (16, 4), (64, 0))}
-    tried["cache"] = sinks.losses(model, rows, ex.cache_distances.answer(128, 16, 4))
-    near, beyond = ({key: x[:, part].mean().item() for key, x in tried.items()} for part in (slice(16, 64), slice(64, None)))
-    assert near[64, 0] < near[16, 4] < near[16, 1] < near[20, 0] < near[16, 0]
-    assert beyond[64, 0] < beyond[20, 0] < beyond[16, 0] < beyond["cache"] < beyond[16, 4]
+    rows = stories_in_rows(tokenizer)
+    near, beyond = tried(model, rows, (16, 64), (64, 128))
+    assert near["own"] < near[16, 4] < near[16, 1] < near[20, 0] < near[16, 0]
+    assert beyond["own"] < beyond[20, 0] < beyond[16, 0] < beyond["cache"] < beyond[16, 4]
     shares, even = sinks.first_share(model, rows[:, :128]), sum(1 / n for n in range(2, 65)) / 63
     assert (shares[1] > 2 * even).sum() >= 6 and shares.max() < 0.3
+
+
+def test_sinks_help_the_twin_that_was_trained_without_a_window_and_disturb_the_other():
+    rows = stories_in_rows(load_tiny()[1])
+    _, near, beyond = tried(twins.twin(32), rows, (16, 32), (32, 64), (64, 128))
+    assert near[16, 4] > near[16, 1] > near[16, 0] + 0.3 and beyond[16, 4] > beyond[16, 1] > beyond[16, 0] + 0.3
+    assert near["cache"] < near[16, 1] and beyond[16, 0] < beyond["cache"] < beyond[16, 1]  # counted in the cache: milder
+    first, near, beyond = tried(twins.twin(None), rows, (16, 32), (32, 64), (64, 128))
+    assert first[16, 1] < first["own"] + 0.03 < first[20, 0] < first[16, 0]
+    assert near[16, 4] < near[16, 1] < near[20, 0] < near[16, 0] < near["cache"]
+    assert beyond[20, 0] < beyond[16, 4] < beyond[16, 1] < beyond[16, 0] < beyond["cache"]
+
+
+def test_the_twins_differ_in_their_window_alone():
+    a, b = (twins.twin(window) for window in twins.WINDOWS)
+    assert (a.config.sliding_window, b.config.sliding_window) == (32, None)
+    assert replace(a.config, sliding_window=None) == b.config == twins.CONFIG
+    with pytest.raises(ValueError, match="window is 16: the twins were trained with 32 and None"):
+        twins.twin(16)
+
+
+def test_a_twin_is_made_by_one_command(tmp_path):
+    twins.main(["--out", str(tmp_path), "--steps", "2"])
+    made = load(tmp_path / "window-None", device="cpu")[0]
+    assert made.config == twins.CONFIG
+    assert json.loads((tmp_path / "window-32" / "training.json").read_text(encoding="utf-8"))["steps"] == 2
 
 
 def test_the_exercises_agree_with_the_library():

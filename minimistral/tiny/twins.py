@@ -1,4 +1,4 @@
-"""Two small models for chapter 14 that differ in one thing, the window they were trained with: `python -m minimistral.tiny.twins`.
+"""Two small models for chapter 14 that differ in one thing: the window of their training. `python -m minimistral.tiny.twins`
 
 Both have the same sizes and the same first weights, and read the same stories in the same order, in rows of 256 tokens; one with
 a window of 32 in all layers, one without. They come with the package, with the tiny model's vocabulary.
@@ -36,7 +36,8 @@ def train(window: int | None, tokenizer: Tokenizer, seed: int, steps: int, progr
     """-> a model trained with this window, and what is to be known of it."""
     model = new_model(replace(CONFIG, sliding_window=window), seed)
     log = fit(model, in_batches(whole_stories, tokenizer, 256, 16, seed, 1), steps=steps, lr=4e-3, progress=progress)
-    return model, {"seed": seed, "steps": steps, "tokens": log.tokens, "minutes": round(log.seconds / 60, 1), "torch": torch.__version__}
+    minutes = round(log.seconds / 60, 1)
+    return model, {"seed": seed, "steps": steps, "tokens": log.tokens, "minutes": minutes, "torch": torch.__version__}
 
 
 def main(arguments=None):
