@@ -42,7 +42,7 @@ def chapters(folder) -> list[Chapter]:
         for copy in lab.versions(folder / path.name):
             try:
                 said = verdicts(copy)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 unreadable.append(copy.name)
                 continue
             told |= {name: mark for name, mark in said.items() if told.get(name) != SOLVED}
@@ -77,7 +77,7 @@ def table(found: list[Chapter]) -> str:
         lines.append(f"{chapter.file.split('_')[0]:3} {its.title:40} {count:>14} {its.minutes:5} min")
         lines += textwrap.wrap("   ".join(f"{mark} {name}" for name, mark in chapter.marks.items()), 76, initial_indent="    ",
                                subsequent_indent="    ")  # fmt: skip
-        lines += [f"    {name} cannot be read: it is no notebook as it stands" for name in chapter.unreadable]
+        lines += [f"    {name} cannot be read as a notebook" for name in chapter.unreadable]
         left += its.minutes if chapter.solved < len(chapter.marks) else 0
     solved, total = sum(chapter.solved for chapter in found), sum(len(chapter.marks) for chapter in found)
     end = f"; the chapters with an open one take {left / 60:.1f} hours in all" if left else ""
