@@ -104,8 +104,8 @@ def reset(chapter: str, folder) -> list[Path]:
     """Lay one chapter of the learner's folder afresh; return the files that now keep what stood there, as NAME.old-DATE.ipynb.
 
     chapter: its number, as 5, 05 or 12b, or its file's name. Newer versions laid beside the learner's copy go the same way.
-    No file is lost or overwritten: of two resets a day, the second keeps NAME.old-DATE-2.ipynb. LabError: no such chapter
-    or folder, or one that cannot be written to.
+    No file is lost or overwritten: of two resets a day, the second keeps NAME.old-DATE-2.ipynb. LabError: no such chapter,
+    no copy of the course in the folder, or one that cannot be written to.
     """
     source, folder = find_notebooks(), existing(folder)
     name, kept = find_chapter(chapter, source), []
@@ -170,13 +170,14 @@ def own(folder=None) -> Path:
 
 
 def existing(folder) -> Path:
-    """The folder itself; LabError where nothing was laid yet."""
-    if not Path(folder).is_dir():
+    """The folder itself; LabError where no chapter of the course lies in it."""
+    folder = Path(folder)
+    if not any((folder / path.name).is_file() for path in find_notebooks().glob("*.ipynb")):
         raise LabError(
-            f"There is no folder {folder}. minimistral lab, or make lab, lays your own copy of the course there; "
-            "if it lies elsewhere, name its folder."
+            f"There is no copy of the course in {folder}. minimistral lab, or make lab, lays one; "
+            "if yours lies elsewhere, name its folder."
         )
-    return Path(folder)
+    return folder
 
 
 def lay(folder) -> list[str]:
@@ -271,6 +272,9 @@ def _bytes(path: Path) -> bytes | None:
 
 @contextmanager
 def _writing(folder):
+    """Refuse the course's own folder, and say in a sentence what the system says of one that cannot be written to."""
+    if Path(folder).resolve() == find_notebooks().resolve():
+        raise LabError(f"{folder} is the course itself, executed, for reading: name a folder for a copy of your own.")
     try:
         yield
     except OSError as error:

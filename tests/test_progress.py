@@ -195,11 +195,27 @@ def test_a_terminal_without_the_marks_gets_others(my, monkeypatch):
 
 
 def test_without_a_copy_it_is_said_what_to_do(repository, capsys):
-    for command in (["progress"], ["reset", "5"], ["progress", "elsewhere"]):
+    for command in (["progress"], ["reset", "5"], ["progress", "elsewhere"], ["reset", "5", "."]):
         assert cli.main(command) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and "make lab" in err
     assert not (repository / "my").exists()
+
+
+def test_the_course_itself_is_no_copy(repository, capsys):
+    before = files(repository / "notebooks")
+    for command in (["notebooks", "notebooks"], ["lab", "notebooks"], ["reset", "5", "notebooks"]):
+        assert cli.main(command) == 2
+        assert "for a copy of your own" in capsys.readouterr().err
+    assert files(repository / "notebooks") == before
+
+
+def test_a_folder_handed_in_with_some_chapters_is_enough(my, repository, capsys):
+    saved(my / CHAPTERS[1], held="✓ held: correct, in all 2 cases.\n")
+    (repository / "ada").mkdir()
+    shutil.copy(my / CHAPTERS[1], repository / "ada")
+    assert cli.main(["progress", "ada"]) == 0
+    assert "1 of 4 exercises solved" in capsys.readouterr().out
 
 
 def test_reading_writes_nothing(my):
