@@ -100,7 +100,7 @@ def clear(data: bytes) -> bytes:
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def reset(chapter: str, folder) -> list[Path]:
+def reset(chapter: str, folder: str | Path) -> list[Path]:
     """Lay one chapter of the learner's folder afresh; return the files that now keep what stood there, as NAME.old-DATE.ipynb.
 
     chapter: its number, as 5, 05 or 12b, or its file's name. Newer versions laid beside the learner's copy go the same way.
@@ -151,7 +151,7 @@ def find_notebooks() -> Path:
     )
 
 
-def own(folder=None) -> Path:
+def own(folder: str | Path | None = None) -> Path:
     """The learner's folder: the one given; else the one we stand in or below; else the repository's my/.
 
     Without a repository: the only one that was laid in the folder we stand in, or else my/ in it. One that was laid is known
@@ -169,7 +169,7 @@ def own(folder=None) -> Path:
     return laid[0] if len(laid) == 1 else here / "my"
 
 
-def existing(folder) -> Path:
+def existing(folder: str | Path) -> Path:
     """The folder itself; LabError where no chapter of the course lies in it."""
     folder = Path(folder)
     if not any((folder / path.name).is_file() for path in find_notebooks().glob("*.ipynb")):
@@ -180,13 +180,13 @@ def existing(folder) -> Path:
     return folder
 
 
-def lay(folder) -> list[str]:
+def lay(folder: str | Path) -> list[str]:
     """Bring the learner's folder up to date with the course, as sync() does. LabError where it cannot be written to."""
     with _writing(folder):
         return sync(find_notebooks(), folder)
 
 
-def lab(port: int = 8888, browser: bool = True, folder=None):
+def lab(port: int = 8888, browser: bool = True, folder: str | Path | None = None):
     """Bring the learner's folder up to date and serve JupyterLab on chapter 00 until stopped; return its exit status.
 
     port: the first one to try. browser: open one, where there is a display. folder: see own().

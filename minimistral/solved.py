@@ -31,7 +31,7 @@ class Chapter:
         return list(self.marks.values()).count(SOLVED)
 
 
-def chapters(folder) -> list[Chapter]:
+def chapters(folder: str | Path) -> list[Chapter]:
     """The course's chapters with what the learner's folder shows of each; LabError where there is no such folder.
 
     An exercise is solved if any cell of the chapter's notebook, or of a newer version beside it, was saved with its ✓.

@@ -327,10 +327,11 @@ def test_newer_versions_beside_the_copy_are_set_aside_too(repository, my):
 
 def test_after_a_reset_the_copy_follows_the_course_again(repository, my):
     saved(my / CHAPTERS[1], held="one\n")
-    lab.reset("5", my)
     lay(repository / "notebooks", CHAPTERS[1], text="two")
+    lab.reset("5", my)
+    lay(repository / "notebooks", CHAPTERS[1], text="three")
     assert lab.sync(repository / "notebooks", my) == []
-    assert "two" in (my / CHAPTERS[1]).read_text(encoding="utf-8")
+    assert "three" in (my / CHAPTERS[1]).read_text(encoding="utf-8")
 
 
 def test_a_reset_that_is_interrupted_has_lost_nothing(my, monkeypatch):
