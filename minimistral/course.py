@@ -1,7 +1,8 @@
 """The map of the course: its chapters, their minutes, and where one may leave with something in hand."""
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from minimistral.lab import PACKED, ROOT
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Chapter:
         return (NOTEBOOKS / self.file).is_file()
 
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = PACKED if PACKED.is_dir() else ROOT / "notebooks"
 CHAPTERS = (
     Chapter(0, "00_start_here.ipynb", "start here", 45, short=True),
     Chapter(1, "01_attention.ipynb", "attention", 80, short=True),

@@ -1,27 +1,32 @@
 """`minimistral lab`: lay the learner's own copy of the notebooks in my/ and serve JupyterLab on it.
 
 notebooks/ holds the executed course, for readers. A learner predicts before running, so my/ gets the notebooks without
-their outputs; and what a learner has changed there is never overwritten.
+their outputs; and what a learner has changed there is never overwritten. `minimistral notebooks` lays the same copy in
+another folder, `minimistral reset` lays one chapter of it afresh.
 """
 
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 from minimistral.files import write
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKED = ROOT / "minimistral" / "notebooks"  # where a wheel brings the course along; setup.py puts it there
 FIRST = "00_*.ipynb"
 MANIFEST = ".sync.json"
 
 
 class LabError(ValueError):
-    """The lab cannot be opened; the message says what to do."""
+    """The learner's copy cannot be laid, found or served; the message says what to do."""
 
 
 def sync(source, target) -> list[str]:
@@ -95,26 +100,103 @@ def clear(data: bytes) -> bytes:
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def find_notebooks(root: Path) -> Path:
-    """The course's notebooks below the repository's folder; LabError where the library was installed without them."""
-    folder = root / "notebooks"
-    if not any(folder.glob(FIRST)):
+def reset(chapter: str, folder: str | Path) -> list[Path]:
+    """Lay one chapter of the learner's folder afresh; return the files that now keep what stood there, as NAME.old-DATE.ipynb.
+
+    chapter: its number, as 5, 05 or 12b, or its file's name. Newer versions laid beside the learner's copy go the same way.
+    No file is lost or overwritten: of two resets a day, the second keeps NAME.old-DATE-2.ipynb. LabError: no such chapter,
+    no copy of the course in the folder, or one that cannot be written to.
+    """
+    source, folder = find_notebooks(), existing(folder)
+    name, kept = find_chapter(chapter, source), []
+    course, copy = _cleared(source / name), folder / name
+    with _writing(folder):
+        for path in versions(copy):
+            if (data := path.read_bytes()) != course:
+                kept.append(_keep(path, data))
+            if path != copy:
+                path.unlink()
+        write(copy, course)
+        new = mark(name, course)
+        manifest = _read_manifest(folder) | {name: {"laid": new, "seen": new, "offers": {}}}
+        write(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    return kept
+
+
+def versions(copy: Path) -> list[Path]:
+    """A learner's notebook and, beside it, the newer ones of the course that they may have gone on in; those that exist."""
+    beside = [path for path in copy.parent.glob(f"{copy.stem}.new*{copy.suffix}") if re.search(r"\.new\d*$", path.stem)]
+    return [path for path in (copy, *sorted(beside)) if path.is_file()]
+
+
+def find_chapter(chapter: str, source: Path) -> str:
+    """The file's name of a chapter given as 5, 05, 12b or by that name, whatever folder stands before it."""
+    names = sorted(path.name for path in source.glob("*.ipynb"))
+    given = Path(chapter).name.removesuffix(".ipynb").lower()
+    for name in names:
+        stem = name.removesuffix(".ipynb")
+        if given and (given == stem.lower() or given.lstrip("0") == stem.split("_")[0].lstrip("0")):
+            return name
+    raise LabError(f"There is no chapter {chapter!r}; expected a number, such as 5 or 12b, or one of {', '.join(names)}.")
+
+
+def find_notebooks() -> Path:
+    """The course's notebooks: those an installed package brought along, or the repository's; LabError where there are none."""
+    for folder in (PACKED, ROOT / "notebooks"):
+        if any(folder.glob(FIRST)):
+            return folder
+    raise LabError(
+        f"There are no notebooks in {ROOT / 'notebooks'}, and this installation brought none along. "
+        "Clone the repository and run make lab there, or pip install -e . in it."
+    )
+
+
+def own(folder: str | Path | None = None) -> Path:
+    """The learner's folder: the one given; else the one we stand in or below; else the repository's my/.
+
+    Without a repository: the only one that was laid in the folder we stand in, or else my/ in it. One that was laid is known
+    by its manifest.
+    """
+    if folder is not None:
+        return Path(folder).absolute()
+    here = Path.cwd()
+    for one in (here, *here.parents):
+        if (one / MANIFEST).is_file():
+            return one
+    if any((ROOT / "notebooks").glob(FIRST)):
+        return ROOT / "my"
+    laid = [path.parent for path in here.glob(f"*/{MANIFEST}")]
+    return laid[0] if len(laid) == 1 else here / "my"
+
+
+def existing(folder: str | Path) -> Path:
+    """The folder itself; LabError where no chapter of the course lies in it."""
+    folder = Path(folder)
+    if not any((folder / path.name).is_file() for path in find_notebooks().glob("*.ipynb")):
         raise LabError(
-            f"There are no notebooks in {folder}: the course comes with the repository, not with the installed package. "
-            "Clone it and run make lab there, or pip install -e . in it."
+            f"There is no copy of the course in {folder}. minimistral lab, or make lab, lays one; "
+            "if yours lies elsewhere, name its folder."
         )
     return folder
 
 
-def lab(port: int = 8888, browser: bool = True):
-    """Sync my/ and serve JupyterLab on chapter 00 until stopped; return its exit status.
+def lay(folder: str | Path) -> list[str]:
+    """Bring the learner's folder up to date with the course, as sync() does. LabError where it cannot be written to."""
+    with _writing(folder):
+        return sync(find_notebooks(), folder)
 
-    port: the first one to try. browser: open one, where there is a display.
+
+def lab(port: int = 8888, browser: bool = True, folder: str | Path | None = None):
+    """Bring the learner's folder up to date and serve JupyterLab on chapter 00 until stopped; return its exit status.
+
+    port: the first one to try. browser: open one, where there is a display. folder: see own().
     """
-    notebooks, mine = find_notebooks(ROOT), ROOT / "my"
-    for line in sync(notebooks, mine):
+    mine = own(folder)
+    for line in lay(mine):
         print(line)
-    first = min(mine.glob(FIRST)).relative_to(ROOT).as_posix()
+    root = ROOT if mine.is_relative_to(ROOT) else mine  # of the repository one sees all, of a folder elsewhere nothing around it
+    print(f"Your own copy of the course lies in {mine}")
+    first = min(mine.glob(FIRST)).relative_to(root).as_posix()
     port, ip = free_port(port), "0.0.0.0" if in_container() else "127.0.0.1"
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(16)
     opens = browser and has_display()
@@ -124,7 +206,7 @@ def lab(port: int = 8888, browser: bool = True):
     else:
         print("Open the address above in a browser. Ctrl-C here stops JupyterLab.", flush=True)
     options = [
-        f"--port={port}", "--ServerApp.port_retries=0", f"--ip={ip}", f"--ServerApp.root_dir={ROOT}",
+        f"--port={port}", "--ServerApp.port_retries=0", f"--ip={ip}", f"--ServerApp.root_dir={root}",
         f"--FileContentsManager.preferred_dir={mine}", f"--LabApp.default_url=/lab/tree/{first}", "--ServerApp.answer_yes=True",
         "--log-level=WARN",
     ]
@@ -186,6 +268,30 @@ def _cleared(path: Path) -> bytes:
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
+
+
+@contextmanager
+def _writing(folder):
+    """Refuse the course's own folder, and say in a sentence what the system says of one that cannot be written to."""
+    if Path(folder).resolve() == find_notebooks().resolve():
+        raise LabError(f"{folder} is the course itself, executed, for reading: name a folder for a copy of your own.")
+    try:
+        yield
+    except OSError as error:
+        raise LabError(f"The notebooks cannot be laid in {folder}: {error}. Name a folder that you may write to.") from None
+
+
+def _keep(path: Path, data: bytes) -> Path:
+    """Write what a file holds under a dated name beside it that nobody has yet."""
+    number, name = 1, f"{path.stem}.old-{date.today()}"
+    while True:
+        kept = path.with_name(f"{name}{f'-{number}' if number > 1 else ''}{path.suffix}")
+        try:
+            with kept.open("xb") as file:
+                file.write(data)
+            return kept
+        except FileExistsError:
+            number += 1
 
 
 def _free_name(copy: Path, offers: dict) -> Path:

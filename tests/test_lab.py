@@ -308,9 +308,10 @@ def test_an_interrupted_write_leaves_the_old_copy(course, my, monkeypatch):
 # ---- minimistral lab ---------------------------------------------------------------------------------------------------
 
 
-def test_without_the_repository_the_lab_says_what_to_do(tmp_path):
-    with pytest.raises(lab.LabError, match="Clone it and run make lab"):
-        lab.find_notebooks(tmp_path)
+def test_without_any_notebooks_the_lab_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    with pytest.raises(lab.LabError, match="Clone the repository and run make lab"):
+        lab.find_notebooks()
 
 
 def test_a_taken_port_is_passed_over():

@@ -2,6 +2,7 @@
 
 
 def arguments(parser):
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="your copy (the one you are in; else my)")
     parser.add_argument("--port", type=int, default=8888, help="the first port to try (%(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
 
@@ -9,4 +10,4 @@ def arguments(parser):
 def run(args):
     from minimistral.lab import lab
 
-    return lab(args.port, browser=not args.no_browser)
+    return lab(args.port, browser=not args.no_browser, folder=args.folder)
