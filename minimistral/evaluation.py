@@ -47,7 +47,7 @@ def loglikelihoods(model: Mistral, pairs: Iterable[tuple[list[int], list[int]]],
             at = slice(len(context) - 1, len(whole[row]) - 1)
             answer = torch.tensor(continuation, device=device)
             each = logprobs[row, at].gather(-1, answer[:, None])[:, 0]
-            found[n] = each.double().sum().item(), bool((logprobs[row, at].argmax(-1) == answer).all())
+            found[n] = each.cpu().double().sum().item(), bool((logprobs[row, at].argmax(-1) == answer).all())
     return found
 
 

@@ -42,7 +42,7 @@ def require_disk(folder, needed: int):
 
 def _machine(proc):
     try:
-        lines = (proc / "meminfo").read_text().splitlines()
+        lines = (proc / "meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     yield from (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -51,7 +51,7 @@ def _machine(proc):
 def _groups(proc, root):
     """What each control group above this process leaves of its limit (version 1 and 2 spell their files differently)."""
     try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -67,8 +67,8 @@ def _groups(proc, root):
             if group == root.parent:
                 break
             try:
-                limit, used = ((group / name).read_text().strip() for name in names)
-                stat = dict(entry.split() for entry in (group / "memory.stat").read_text().splitlines())
+                limit, used = ((group / name).read_text(encoding="utf-8").strip() for name in names)
+                stat = dict(entry.split() for entry in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
             except (OSError, ValueError):
                 continue
             if limit != "max":

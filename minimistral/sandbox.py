@@ -94,7 +94,7 @@ def _shut_in(call):
     newns, newipc, newuser, newpid, newnet = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
     call("unshare", newuser | newns | newpid | newnet | newipc)
     for name, text in (("setgroups", "deny"), ("uid_map", f"65534 {uid} 1"), ("gid_map", f"65534 {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(text)
     read_only, private, recursive, here = 1, 1 << 18, 0x8000, -100
     attributes = (ctypes.c_uint64 * 4)(read_only, 0, private, 0)

@@ -153,7 +153,7 @@ class Lab:
         for name, values in SETTINGS.items():
             file = own / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True)
-            file.write_text(json.dumps(values))
+            file.write_text(json.dumps(values), encoding="utf-8")
         port = free_port(18888 + os.getpid() % 1000)
         self.url = f"http://127.0.0.1:{port}"
         env = os.environ | {
@@ -284,7 +284,8 @@ def wait_for_server(process: subprocess.Popen, url: str, seconds: float, log: Pa
         except OSError:
             time.sleep(0.2)
     state = "still runs" if process.poll() is None else f"ended with {process.returncode}"
-    raise BrowserError(f"JupyterLab did not answer at {url} and {state}. It said:\n{log.read_text(errors='replace')[-3000:]}")
+    said = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    raise BrowserError(f"JupyterLab did not answer at {url} and {state}. It said:\n{said}")
 
 
 def ask(url: str, token: str = "") -> dict:

@@ -46,7 +46,7 @@ def clean_environment():
     """What a notebook's kernel gets: this environment without what a user has configured, and an empty home for its state."""
     with tempfile.TemporaryDirectory(prefix="minimistral-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        (home / "matplotlibrc").write_text("")
+        (home / "matplotlibrc").write_text("", encoding="utf-8")
         yield os.environ | {
             "MINIMISTRAL_HOME": str(home / "home"),
             "MATPLOTLIBRC": str(home / "matplotlibrc"),

@@ -101,7 +101,7 @@ def _report(name, folder, tokens):
         mock.write(small, config, format=checkpoint.inspect(folder).format, progress=False)
         call(small, 2)
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     start, cpu = time.perf_counter(), time.process_time()
     call(folder)
     taken = dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu)
@@ -111,7 +111,7 @@ def _report(name, folder, tokens):
 
 
 def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 

@@ -42,10 +42,15 @@ def parser() -> argparse.ArgumentParser:
 # ---- What several commands share -----------------------------------------------------------------------------
 
 
-def load(folder: str | None):
-    """-> (model, tokenizer) of a folder, or without one the package's small ones. Refuses a folder without a tokenizer."""
+def load(folder: str | None, parallel: bool = False):
+    """-> (model, tokenizer) of a folder, or without one the package's small ones; parallel: this process's part of the model.
+
+    Refuses a folder without a tokenizer.
+    """
     import minimistral as mm
 
+    if parallel:
+        from minimistral import parallel as mm
     model, tokenizer = mm.load(folder) if folder else mm.load_tiny()
     if tokenizer is None:
         raise ValueError(f"{folder} holds no tokenizer.model: put the model's own beside its weights.")

@@ -18,5 +18,5 @@ def as_hugging_face(model, tokenizer, folder):
         tensors[checkpoint.hf_name(name)] = rows.contiguous()
     save_file(tensors, folder / "model.safetensors")
     ours = c.to_params()
-    (folder / "config.json").write_text(json.dumps({theirs: ours[name] for theirs, name in HF_NAMES.items()}))
+    (folder / "config.json").write_text(json.dumps({theirs: ours[name] for theirs, name in HF_NAMES.items()}), encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())

@@ -89,7 +89,7 @@ def measure(n_stories: int = 100) -> dict:
 
 def text(found: dict) -> str:
     """The card in Markdown."""
-    record = json.loads((train.FOLDER / "training.json").read_text())
+    record = json.loads((train.FOLDER / "training.json").read_text(encoding="utf-8"))
     config = train.CONFIG
     stages = "".join(
         f"| stage: {stage['name']} | {stage['steps']:,} steps of {stage['batch']} rows of {stage['length']} tokens |\n"
