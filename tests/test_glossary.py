@@ -238,6 +238,33 @@ def test_the_learners_copy_has_the_pages(tmp_path):
         assert not page.exists() or (tmp_path / page.name).read_bytes() == page.read_bytes()
 
 
+# --- the letters --------------------------------------------------------------------------------------------------------
+
+
+def letters() -> set[str]:
+    """The first column of the table of letters: B, T, S, ..."""
+    told = PAGES[0].read_text(encoding="utf-8").split("## Letters\n")[1].split("## Colours")[0]
+    return set(re.findall(r"^\| ([A-Z]\w*|dim) \|", told, flags=re.MULTILINE))
+
+
+def shapes(markdown: str) -> list[str]:
+    """The shapes in a text, such as (B, H, T, D): brackets with sizes in them, one of which is a capital letter at least."""
+    size = r"(?:\w+(?: ?[·*+] ?\w+)*|\.{3})"
+    return re.findall(rf"\((?=[^()]*\b[A-Z]\b){size}(?:, ?{size}?)+\)", markdown)
+
+
+@pytest.mark.parametrize("number", CHAPTERS)
+def test_shapes_are_written_in_these_letters(number):
+    other = [shape for cell in cells(number) for shape in shapes(cell) if set(re.findall(r"\b[A-Z]\w*", shape)) - letters()]
+    assert other == []
+
+
+def test_the_letters_of_the_house():
+    assert letters() == {"B", "T", "S", "H", "Hkv", "D", "dim", "W", "C", "L", "V", "N"}
+    said = "q (B, H, T, D), `w` (H · D, dim), (T,), (1, 2), (A), (so, W says) and `f(x, W)`"
+    assert shapes(said) == ["(B, H, T, D)", "(H · D, dim)", "(T,)", "(x, W)"]
+
+
 # --- the test itself ----------------------------------------------------------------------------------------------------
 
 
