@@ -31,6 +31,7 @@ def table(title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
+HELD = {re.match(r"\[(\d+)\]\(#s\1\)$", row)[1]: cells for row, *cells in table("What holds it, and what shows it")}
 THERE, BACK = table("From paper to code"), table("From code to paper")
 each_row = pytest.mark.parametrize("row", THERE, ids=lambda row: number(row))
 
@@ -56,12 +57,13 @@ def is_there(name: str, path: str) -> bool:
 
 def test_the_rows_are_numbered():
     assert [number(row) for row in THERE] == [str(n) for n in range(1, len(THERE) + 1)] and len(THERE) > 15
-    assert {len(row) for row in THERE} == {7}
+    assert {len(row) for row in THERE} == {5}
+    assert list(HELD) == [number(row) for row in THERE]
 
 
 @each_row
 def test_each_sentence_has_its_chapter_code_test_and_picture(row):
-    chapters, code, tests, pictures = row[3:]
+    chapters, code, (tests, pictures) = *row[3:], HELD[number(row)]
     links = re.findall(r"\[(\w+)\]\(([^)]+)\)", chapters)
     assert links and all(to in CHAPTERS and to.startswith(f"{n}_") for n, to in links)
     assert named(code) and [name for name, path in named(code) if not is_there(name, path)] == []
@@ -79,11 +81,11 @@ def test_the_chapters_show_the_pictures_of_their_row(row):
     for to in re.findall(r"\((\d[^)]+)\)", row[3]):
         nb = nbformat.read(course.NOTEBOOKS / to, as_version=4)
         told += "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
-    assert any(re.search(rf"\b{name.split('.')[-1]}\(", told) for name, _ in named(row[6]))
+    assert any(re.search(rf"\b{name.split('.')[-1]}\(", told) for name, _ in named(HELD[number(row)][1]))
 
 
 def test_the_way_back_is_the_way_there():
-    forth = {(name, number(row)) for row in THERE for name, _ in named(row[4]) + named(row[6])}
+    forth = {(name, number(row)) for row in THERE for name, _ in named(row[4]) + named(HELD[number(row)][1])}
     back = {(name, n) for row in BACK for name, _ in named(row[0]) for n in re.findall(r"\[(\d+)\]\(#s\1\)", row[1])}
     assert back == forth
     names = [named(row[0])[0][0] for row in BACK]
