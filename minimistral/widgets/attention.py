@@ -14,12 +14,13 @@ import ipywidgets as ipw
 import numpy as np
 
 from minimistral import masks
-from minimistral.widgets.picture import Picture, TextFallback, figure, finish
+from minimistral.widgets import picture
+from minimistral.widgets.picture import HATCH, Picture, TextFallback, figure, finish
 from minimistral.widgets.record import Record, record
 
 SHOWN = 40  # tokens that fit on a page
 READ = 448  # tokens that are run through the model, the last ones: more than any of its 40 shown can hear of
-FUTURE, FALLEN, LOW, HIGH = (233, 235, 238), (196, 205, 214), (255, 244, 214), (176, 42, 8)
+FUTURE, FALLEN, LOW, HIGH = map(picture.rgb, (picture.FUTURE, picture.FALLEN, picture.PALE, picture.FULL))
 
 
 @dataclass
@@ -89,7 +90,7 @@ def svg(view: View, cell: int = 15) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + size + 8}" height="{top + size + 8}" '
         'font-family="sans-serif" font-size="11">',
         '<defs><pattern id="mm-fallen" width="5" height="5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<rect width="1.6" height="5" fill="#7d8b99"/></pattern></defs>',
+        f'<rect width="1.6" height="5" fill="{HATCH}"/></pattern></defs>',
         f'<image x="{left}" y="{top}" width="{size}" height="{size}" style="image-rendering:pixelated" '
         f'href="data:image/png;base64,{image}"/>',
     ]

@@ -49,6 +49,11 @@ class Folded:
         return {"text/html": shut, "text/plain": self.text}
 
 
+def rgb(colour: str) -> tuple[int, int, int]:
+    """"#fff4d6" as (255, 244, 214)."""
+    return tuple(bytes.fromhex(colour[1:]))
+
+
 def figure(width: float, height: float, **subplots):
     """A matplotlib figure and its axes in the course's dress, outside pyplot, so that no cell shows it by itself."""
     from matplotlib import rc_context
@@ -70,6 +75,11 @@ def finish(made, text: str, dpi: int = 110) -> Picture:
 
 
 BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#3a8f5c", "#9aa1a8"
+#: who sees whom, the same on all pages: notebooks/glossary.md says so, tests/test_colours.py that everybody can tell them apart.
+#: What is out of the window is always hatched too, on white or on FALLEN; from PALE to FULL goes the weight of what is seen
+FUTURE, FALLEN, HATCH, UNSEEN, PALE, FULL = "#e9ebee", "#c4cdd6", "#8a97a4", "#6d3a96", "#fff4d6", "#b02a08"
+#: key heads, each with the query heads of its group; with more than eight they begin again
+GROUPS = ("#2a6f97", "#e07a1f", "#3a8f5c", "#a23b72", "#788195", "#8c7100", "#5e60ce", "#c1554d")
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

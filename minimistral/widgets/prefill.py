@@ -14,10 +14,11 @@ from minimistral import masks
 from minimistral.cache import RollingBuffer
 from minimistral.config import MistralConfig
 from minimistral.lattice import KINDS, named
+from minimistral.widgets import picture
 from minimistral.widgets.attention import FALLEN, FUTURE, HIGH, LOW
-from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREEN, GREY, HATCH, ORANGE, Picture, figure, finish
 
-UNSEEN = (109, 58, 150)
+UNSEEN = picture.rgb(picture.UNSEEN)
 AROUND = 9  # rows that are shown before and after the query of a parting
 
 
@@ -57,9 +58,9 @@ def looks(kind: type[RollingBuffer], sizes: list[int], window: int) -> list[Look
 MARKS = {
     "new": ("n", ORANGE, "this chunk"),
     "old": ("c", BLUE, "from the cache"),
-    "gone": ("!", "#6d3a96", "needed, and gone"),
-    "fallen": ("-", "#c4cdd6", "out of the window"),
-    "future": (".", "#e9ebee", "the future"),
+    "gone": ("!", picture.UNSEEN, "needed, and gone"),
+    "fallen": ("-", picture.FALLEN, "out of the window"),
+    "future": (".", picture.FUTURE, "the future"),
 }
 
 
@@ -223,7 +224,7 @@ def _hatch(ax, rows, columns, window):
     for i in rows:
         if window and (last := i - window) >= columns[0]:
             edges = (i - 0.5, i + 0.5), columns[0] - 0.5, last + 0.5
-            ax.fill_betweenx(*edges, facecolor="none", edgecolor="#7d8b99", hatch="////", lw=0)
+            ax.fill_betweenx(*edges, facecolor="none", edgecolor=HATCH, hatch="////", lw=0)
 
 
 def _spread(ax, found, width: int):
@@ -262,4 +263,4 @@ def grid(result) -> Picture:
 def _square(x, y, face, hatch=None):
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=face, edgecolor="#7d8b99", hatch=hatch, lw=0)
+    return Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=face, edgecolor=HATCH, hatch=hatch, lw=0)

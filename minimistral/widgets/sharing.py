@@ -16,14 +16,13 @@ import torch
 from minimistral.attention import attend
 from minimistral.cache import RollingBuffer
 from minimistral.counting import VERSIONS
-from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREY, GROUPS, ORANGE, Picture, figure, finish
 
 RULES = {"group": "h // group", "mod": "h mod n_kv_heads"}
 STOPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the slider for query heads
 MOST = 64  # query heads that can still be told apart
 TOKENS = 32_768
 MISTRAL_7B = VERSIONS["v0.1"]
-COLOURS = ("#2a6f97", "#e07a1f", "#3a8f5c", "#a23b72", "#6c757d", "#b08900", "#5e60ce", "#c1554d")
 
 
 @cache
@@ -111,7 +110,7 @@ class HeadMap:
         """The map with its sliders: no network, no libraries. Where scripts are taken away, the still picture in it remains."""
         data = {
             "frames": self.frames(), "stops": self.stops(), "divisors": {n: divisors(n) for n in self.stops()},
-            "rules": RULES, "colours": COLOURS, "start": asdict(self),
+            "rules": RULES, "colours": GROUPS, "start": asdict(self),
         }  # fmt: skip
         whole = json.dumps(data, separators=(",", ":"))
         name = hashlib.sha256(whole.encode()).hexdigest()[:12]
@@ -215,7 +214,7 @@ def draw_map(ax, state: HeadMap):
 
 
 def colour(kv: int) -> str:
-    return COLOURS[kv % len(COLOURS)]
+    return GROUPS[kv % len(GROUPS)]
 
 
 def box(ax, x, y, number, face, n):

@@ -2,7 +2,7 @@
 
 import torch
 
-from minimistral.widgets.picture import Picture, figure, finish
+from minimistral.widgets.picture import FUTURE, Picture, figure, finish
 
 
 def heat(matrix, rows: list[str], columns: list[str], title: str = "", digits: int = 2) -> Picture:
@@ -11,7 +11,7 @@ def heat(matrix, rows: list[str], columns: list[str], title: str = "", digits: i
     finite = matrix.masked_fill(matrix.isinf(), float("nan"))
     height, width = matrix.shape
     made, ax = figure(1.6 + 0.75 * width, 0.9 + 0.46 * height)
-    ax.set_facecolor("#e9ebee")
+    ax.set_facecolor(FUTURE)
     numbers = finite.nan_to_num(0.0)
     ax.imshow(finite, cmap="Oranges", vmin=min(numbers.min(), 0), vmax=numbers.max() * 1.5 + 1e-6, aspect="auto")
     cells = [["-inf" if x == float("-inf") else f"{x:.{digits}f}" for x in row] for row in matrix.tolist()]

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 
 from minimistral import masks
-from minimistral.widgets.picture import Picture, figure, finish
+from minimistral.widgets.picture import FUTURE, HATCH, Picture, figure, finish
 from minimistral.window import pieces
 
 W = 4  # a window that can be counted with the eye
@@ -22,7 +22,6 @@ REAL = 4_096
 BLOCKS = (2, 3, 4, 5, 6, 8)
 STEPS = ("full attention", "squares cut", "the window", "first call", "upside down", "backwards", "merged")
 COLOURS = {"o": "#2a6f97", "b": "#e07a1f", "s": "#7d8f69", "u": "#b5a642"}
-FUTURE, HATCH = "#dfe2e6", "#8a97a4"
 
 
 def kinds(n: int) -> list[list[str]]:

@@ -22,11 +22,12 @@ import torch
 
 from minimistral import masks
 from minimistral.config import check_window
-from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets import picture
+from minimistral.widgets.picture import BLUE, FUTURE, GREEN, GREY, HATCH, ORANGE, Picture, figure, finish
 
 MOST = 24  # tokens that fit side by side
 FAINT = 1e-8  # smaller weights are drawn as this: nobody can see the difference
-LOW, HIGH, FUTURE, HATCH = (255, 244, 214), (176, 42, 8), "#dfe2e6", "#8a97a4"
+LOW, HIGH = picture.rgb(picture.PALE), picture.rgb(picture.FULL)
 
 
 # --- the widget -----------------------------------------------------------------------------------------------------------
