@@ -215,3 +215,11 @@ def test_without_scripts_the_words_remain(lab):
         words.wait_for(timeout=60_000)
         assert words.is_visible() and "ball 12*" in words.inner_text()
         assert saved.page.locator("svg.mm-ring-svg:visible").count() == 0
+
+
+def test_the_moving_picture_of_the_readme_shows_every_frame(lab):
+    import animate
+
+    taken = animate.photographs(window=3, chunk_size=5)
+    assert len(taken) == len(STATE.frames(3, 5)) and len({picture.size for picture in taken}) == 1
+    assert all(a.tobytes() != b.tobytes() for a, b in zip(taken, taken[1:], strict=False))
