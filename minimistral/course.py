@@ -6,6 +6,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Chapter:
+    """One stop of the course."""
+
     number: int
     file: str
     title: str

@@ -77,8 +77,7 @@ def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, tem
     """
     check_prompts(prompts, model.config.vocab_size)
     check_sampling(temperature, top_k, top_p, min_p, model.config.vocab_size)
-    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}: expected a whole number of at least 0.")
+    check_count("max_new_tokens", max_new_tokens, least=0)
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
     return _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache)
@@ -234,6 +233,7 @@ def check_logits(logits: Tensor):
 
 
 def broken(row: int) -> ValueError:
+    """The error for a row of logits that nothing can be drawn from."""
     return ValueError(f"row {row} of the logits holds NaN or infinity: no id can be chosen; look for NaN in the weights.")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from minimistral.files import write
 from minimistral.hybrid import cache_for
 from minimistral.reach import cliff
+from minimistral.reach.runs import listed
 
 LAYERS, TOKENS = 4, 128
 BUDGET = 32 * 1024  # bytes; a quarter of what four layers without a window take
@@ -96,7 +97,6 @@ def table(file=FILE) -> str:
     rows = [f"{'':3} {'name':20} {'windows':22} {'bytes':>8}  recall  first forgotten"]
     order = sorted(read(file), key=lambda entry: (-round(entry["recall"], 3), entry["bytes"]))
     for place, entry in enumerate(order, 1):
-        windows = ", ".join(str(window or "none") for window in entry["windows"])
-        rows.append(f"{place:2}. {entry['name'][:20]:20} {windows:22} {entry['bytes']:8,}  {entry['recall']:6.3f}  "
-                    f"{entry['forgets'] or '-':>15}")  # fmt: skip
+        rows.append(f"{place:2}. {entry['name'][:20]:20} {listed(entry['windows']):22} {entry['bytes']:8,}  "
+                    f"{entry['recall']:6.3f}  {entry['forgets'] or '-':>15}")  # fmt: skip
     return "\n".join(rows) if len(rows) > 1 else "Nobody has entered a pattern yet."

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "na
     if progress:
         print(f"{folder}: {total:,} bytes of tensors ({room.gib(total)}) to write", flush=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="writing", disable=not progress) as bar:
-        files, index = {}, {}
+        files: dict[Path, bytes | Callable] = {}
+        index: dict[str, str] = {}
         for file, names in _split(spelled, tensors, format, shards).items():
             index |= dict.fromkeys(names, file)
             like = {name: tensors[spelled[name]] for name in names}

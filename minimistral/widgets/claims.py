@@ -287,6 +287,7 @@ def charts() -> Picture:
 
 
 def drawn(how: str, base: float) -> str:
+    """In words, what kind of picture it is."""
     if how == "circles":
         return "Two circles; these are their diameters."
     steps = ", and each step of it is ten times the one before" if how == "log bars" else ""
@@ -294,6 +295,7 @@ def drawn(how: str, base: float) -> str:
 
 
 def columns(ax, values, base, log):
+    """Two bars on an axis that begins at `base`, on a log scale if asked for."""
     ax.bar((0, 1), [v - base for v in values], bottom=base, color=(GREY, BLUE), width=0.6)
     for x, v in enumerate(values):
         ax.text(x, v, f"{v:g}", ha="center", va="bottom", fontweight="bold")
@@ -308,6 +310,7 @@ def columns(ax, values, base, log):
 
 
 def circles(ax, values, *_):
+    """Two circles whose diameters are the values."""
     from matplotlib.patches import Circle
 
     unit, spots = 1 / max(values), (0.0, 1.0)
@@ -363,6 +366,7 @@ class Ledger:
 
 
 def where(row: ledger.Row) -> str:
+    """How a verdict was found, and which chapter and tests hold it."""
     chapter, tests = HELD[row.claim.id]
     held = ", ".join([*([place(chapter)] if chapter else []), *(f"tests/{test}.py" for test in tests)])
     return f"{row.how}; {held}" if held else f"{row.how}, no test"
@@ -386,6 +390,7 @@ def _ledger_row(row: ledger.Row) -> str:
 
 
 def place(chapter: str) -> str:
+    """A chapter as one reads it."""
     return f"{'notebook' if chapter == APPENDIX else 'chapter'} {chapter}"
 
 

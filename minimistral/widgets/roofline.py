@@ -57,6 +57,7 @@ def side(N: int, W: int | None, batch: int, gpu: str) -> tuple[str, str, str]:
 
 
 def seconds(x: float) -> str:
+    """A time as the picture shows it."""
     return f"{1000 * x:.0f} ms" if x < 1 else f"{x:.1f} s" if x < 100 else f"{x / 60:.0f} min"
 
 

@@ -47,6 +47,7 @@ def cache_bytes(n_kv_heads: int, tokens: int = TOKENS) -> int:
 
 
 def count(n: int, what: str) -> str:
+    """"1 key head", "8 key heads"."""
     return f"{n} {what}{'s' * (n > 1)}"
 
 
