@@ -52,6 +52,7 @@ def count(n: int, what: str) -> str:
 
 
 def gib(n_bytes: int) -> str:
+    """Bytes as the map shows them."""
     return f"{n_bytes / 2**30:g} GiB"
 
 
@@ -131,6 +132,7 @@ class HeadMap:
 
 
 def divisors(n: int) -> list[int]:
+    """All whole numbers that divide n."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
@@ -216,10 +218,12 @@ def draw_map(ax, state: HeadMap):
 
 
 def colour(kv: int) -> str:
+    """A key head's colour; its query heads have the same."""
     return COLOURS[kv % len(COLOURS)]
 
 
 def box(ax, x, y, number, face, n):
+    """A head's number in a rounded box; smaller where there are many."""
     style = {"boxstyle": "round,pad=0.3", "facecolor": face, "edgecolor": "none"}
     words = {"ha": "center", "va": "center", "color": "white", "fontsize": 9 if n <= 16 else 7 if n <= 40 else 5}
     ax.text(x, y, f"{number:2}" if n > 9 else number, bbox=style, zorder=2, **words)
@@ -280,6 +284,7 @@ def work(T: int = 6) -> Picture:
 
 
 def square(x, y, face):
+    """One cell of a head's numbers."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), 0.9, 0.9, facecolor=face)

@@ -162,10 +162,12 @@ class Triangles:
 
 
 def listed(numbers) -> str:
+    """Numbers with commas."""
     return ", ".join(map(str, numbers))
 
 
 def count(n: int) -> str:
+    """A small number as a word."""
     return "one" if n == 1 else str(n)
 
 
