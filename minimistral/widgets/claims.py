@@ -3,11 +3,8 @@
 All numbers are minimistral.ledger's and minimistral.evaluation's. The script of the one moving picture looks frames up and draws.
 """
 
-import base64
-import hashlib
 import html
 import io
-import json
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +13,7 @@ from pathlib import Path
 from minimistral import bets, claims, course, ledger
 from minimistral.evaluation import difference, interval
 from minimistral.exercises.claims import CHARTS
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
 
 OURS = "Mistral 7B"
@@ -108,14 +106,7 @@ class Margins:
 
     def html(self) -> str:
         """The picture with its controls: no network, no libraries. Without scripts the still picture in it remains."""
-        whole = json.dumps(self.data(), separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-margins" data-margins="{name}">'
-            f'<img alt="{self.title()}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('MARGINS_NAME', name).replace('MARGINS_DATA', whole)}</script>"
-        )
+        return scripted("margins", "margins", self.data(), SCRIPT, self.title(), draw(self).png)
 
     def __repr__(self):
         return self.text()

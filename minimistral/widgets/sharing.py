@@ -4,10 +4,7 @@ The map is never calculated from h // group. Key heads are given their own numbe
 through attend(): softmax over one key is 1, so what comes out of query head h is the number of the key head it used.
 """
 
-import base64
-import hashlib
 import io
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
@@ -16,6 +13,7 @@ import torch
 from minimistral.attention import attend
 from minimistral.cache import RollingBuffer
 from minimistral.counting import VERSIONS
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
 
 RULES = {"group": "h // group", "mod": "h mod n_kv_heads"}
@@ -115,14 +113,7 @@ class HeadMap:
             "frames": self.frames(), "stops": self.stops(), "divisors": {n: divisors(n) for n in self.stops()},
             "rules": RULES, "colours": COLOURS, "start": asdict(self),
         }  # fmt: skip
-        whole = json.dumps(data, separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-sharing" data-map="{name}">'
-            f'<img alt="{self.title()}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('MAP_NAME', name).replace('MAP_DATA', whole)}</script>"
-        )
+        return scripted("sharing", "map", data, SCRIPT, self.title(), draw(self).png)
 
     def __repr__(self):
         return self.text()
