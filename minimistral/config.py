@@ -133,7 +133,7 @@ def _one_or_each(window, n_layers: int) -> Window:
     return window[0] if len(set(window)) == 1 else tuple(window)
 
 
-def check_window(window, name="window"):
+def check_window(window, name: str = "window"):
     """Refuse a window that is neither None nor a whole number of at least 1."""
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ConfigError(

@@ -88,7 +88,9 @@ def splits(T: int, every: int, some: int) -> list[tuple[int, ...]]:
     return list(found)
 
 
-def cells(windows=WINDOWS, kinds=tuple(KINDS), heads=HEADS, ragged=(False, True), every: int = 8, some: int = 12) -> list[Cell]:
+def cells(windows: Iterable[Window] = WINDOWS, kinds: Iterable[str] = tuple(KINDS),
+          heads: Iterable[tuple[int, int]] = HEADS, ragged: Iterable[bool] = (False, True), every: int = 8,
+          some: int = 12) -> list[Cell]:
     """The lattice, or a part of it. A ring needs a window: without one there is no ring.
 
     every   up to this many tokens, all splits       some  random splits of more

@@ -11,6 +11,7 @@ Letters: T positions, S columns of one attention call, H query heads, Hkv key he
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -66,12 +67,12 @@ def named(position: int, labels: list[str] | None) -> str:
     return f"{position} ({labels[position]})" if labels else f"{position}"
 
 
-def at_once(model, tokens: Tensor) -> Tensor:
+def at_once(model: library.Mistral, tokens: Tensor) -> Tensor:
     """The way without a cache: all positions in one call."""
     return model(tokens)
 
 
-def through(kind=cache_for, sizes=48, window="config"):
+def through(kind: Callable = cache_for, sizes: int | list[int] = 48, window="config") -> Callable:
     """The way through a cache of some kind, in chunks: sizes is one size for all, or a list that adds up to T."""
     def way(model, tokens):
         weight, T = model.output.weight, tokens.shape[1]
@@ -88,7 +89,8 @@ def through(kind=cache_for, sizes=48, window="config"):
 
 
 @torch.no_grad()
-def compare(model, tokens, a, b, tolerance: float = 1e-4, labels: list[str] | None = None) -> Parting:
+def compare(model: library.Mistral, tokens: Tensor | list[int], a: Callable, b: Callable, tolerance: float = 1e-4,
+            labels: list[str] | None = None) -> Parting:
     """Run both ways and find where b parts from a: the first layer, there the smallest query, there the first head.
 
     tokens     a list of ids, or (1, T) int64

@@ -14,12 +14,13 @@ from minimistral.config import HF_NAMES, MistralConfig
 from minimistral.files import write_all
 from minimistral.model import Mistral
 from minimistral.tensorfiles import DTYPES, pth_header
+from minimistral.tokenizer import Tokenizer
 
 SPELLED = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "native", shards: int = 1, tokenizer=None,
-                 make=None, progress: bool = False):
+def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "native", shards: int = 1,
+                 tokenizer: Tokenizer | None = None, make: Callable | None = None, progress: bool = False):
     """Write a model folder; its files appear under their names when all of them are whole.
 
     tensors   native name -> tensor. May lie on the meta device where make(name) -> tensor gives the numbers when their turn comes
