@@ -24,7 +24,7 @@ help:
 	@echo 'make lab        open JupyterLab on the first chapter, in my/, where your work is never overwritten'
 	@echo 'make test       run every test: style, units, notebooks, browser'
 	@echo 'make setup      only make .venv (the others do it when it is needed)'
-	@echo 'make lint       only check the style'
+	@echo 'make lint       only check the style and the types'
 	@echo 'make notebooks  execute the notebooks again and write their outputs (for contributors)'
 	@echo 'make clean      remove .venv and caches; my/ stays'
 
@@ -49,10 +49,11 @@ test: setup
 
 lint: setup
 	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
 
 notebooks: setup
 	@$(RUN) tests/execute.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info build dist
 	find . -name my -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ from minimistral.tokenizer import Tokenizer, TokenizerError
 __version__ = "0.1.0"
 
 
-def load_tiny():
+def load_tiny() -> tuple[Mistral, Tokenizer]:
     """The small trained Mistral that comes with the package: -> (model, tokenizer), float32, on the CPU."""
     from importlib.resources import as_file, files
 

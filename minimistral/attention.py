@@ -5,7 +5,7 @@ Letters: B batch, T query positions, S key positions, H query heads, Hkv key hea
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minimistral import masks, naive, rope
 from minimistral.config import check_window
@@ -74,7 +74,7 @@ def weights(q: Tensor, k: Tensor, window: int | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def attention_of(model, ids: Tensor) -> Tensor:
+def attention_of(model: nn.Module, ids: Tensor) -> Tensor:
     """A Mistral and ids (B, T) -> what all its heads mix the values with, (L, B, H, T, T), each layer in its own window."""
     turn = rope.angles(masks.positions(ids.shape[1], ids.device), model.config.head_dim, model.config.rope_theta)
     x, found = model.tok_embeddings(ids), []

@@ -13,6 +13,7 @@ from minimistral.files import write
 
 
 def path() -> Path:
+    """Where the slip lies, whether there is one yet or not."""
     return Path(os.environ.get("MINIMISTRAL_HOME") or Path.home() / ".minimistral") / "bets.json"
 
 

@@ -101,7 +101,7 @@ class FixedRing:
 
 
 @contextmanager
-def rehearsal(cache: RollingBuffer):
+def _rehearsal(cache: RollingBuffer):
     """A step run inside will not have been: of a single token only its slot is left, which is written again."""
     position = cache.position.clone()
     try:
@@ -116,7 +116,7 @@ def _trace(step, cache):
     def quickly():  # without rounds of optimisation, which would cost more than they bring
         return torch.jit.optimized_execution(False)
 
-    with warnings.catch_warnings(), quickly(), rehearsal(cache):
+    with warnings.catch_warnings(), quickly(), _rehearsal(cache):
         warnings.simplefilter("ignore")  # sizes become constants, as they should; and what may replace torch.jit one day
         graph = torch.jit.trace(lambda ids, *_: step(ids), inputs, check_trace=False)
 
@@ -135,11 +135,11 @@ def _graph(step, cache, compiled):
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # what a first call sets up must not become part of the graph
         for _ in range(3):
-            with rehearsal(cache):
+            with _rehearsal(cache):
                 step(ids)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with rehearsal(cache), torch.cuda.graph(graph):
+    with _rehearsal(cache), torch.cuda.graph(graph):
         logits = step(ids)
 
     def replay(new):

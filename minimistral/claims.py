@@ -14,6 +14,8 @@ VERDICTS = ("true", "imprecise", "wrong")
 
 @dataclass(frozen=True)
 class Claim:
+    """One thing that was said: by whom, which chapter settles it, the verdict (one of VERDICTS) and why."""
+
     id: str
     text: str
     source: str

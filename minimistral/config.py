@@ -4,7 +4,9 @@ import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+Window = Any  # int | None, or a tuple of these, one for each layer. Which of the two it is, is_mixed says and no type can
 #: HF config.json name -> our name (params.json name)
 HF_NAMES = {
     "hidden_size": "dim",
@@ -58,7 +60,7 @@ class MistralConfig:
     vocab_size: int
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
-    sliding_window: int | None | tuple[int | None, ...] = None
+    sliding_window: Window = None
 
     def __post_init__(self):
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size"):
@@ -119,7 +121,7 @@ class MistralConfig:
         return asdict(self)
 
 
-def _one_or_each(window, n_layers: int):
+def _one_or_each(window, n_layers: int) -> Window:
     """A window for all layers, or a checked tuple with one for each; equal ones become one."""
     if not isinstance(window, list | tuple):
         check_window(window, "sliding_window")
@@ -131,7 +133,7 @@ def _one_or_each(window, n_layers: int):
     return window[0] if len(set(window)) == 1 else tuple(window)
 
 
-def check_window(window, name="window"):
+def check_window(window, name: str = "window"):
     """Refuse a window that is neither None nor a whole number of at least 1."""
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ConfigError(
@@ -139,10 +141,10 @@ def check_window(window, name="window"):
         )
 
 
-def check_count(name, value):
-    """Refuse anything but a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}: expected a whole number of at least 1.")
+def check_count(name: str, value, least: int = 1):
+    """Refuse anything but a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} is {value!r}: expected a whole number of at least {least}.")
 
 
 def _from_params(fields: dict, path: Path) -> MistralConfig:

@@ -7,6 +7,8 @@ from minimistral.lab import PACKED, ROOT
 
 @dataclass(frozen=True)
 class Chapter:
+    """One stop of the course."""
+
     number: int
     file: str
     title: str

@@ -26,6 +26,8 @@ PACKAGES = ("jupyterlab", "ipywidgets", "matplotlib", "mistral_common", "sentenc
 
 @dataclass(frozen=True)
 class GPU:
+    """What matters of a GPU; sizes in bytes."""
+
     name: str
     total: int  # bytes
     free: int
@@ -181,12 +183,11 @@ def examine(folder=None, tokens: int = 4096, chunk: int = 512, machine: Machine 
 def fits(config: MistralConfig, machine: Machine, tokens: int = 4096, chunk: int = 512) -> list[Fit]:
     """Each way to hold a model on a machine: on its GPU, if it has one, and on its CPU, in bf16, int8 and int4."""
     found = []
-    for place, have in (("GPU", machine.gpu and machine.gpu.free), ("CPU", machine.memory)):
-        if have is None:
-            continue
+    gpu = machine.gpu
+    for place, have in [*([("GPU", gpu.free)] if gpu else []), ("CPU", machine.memory)]:
         for kind in KINDS:
             obstacle = "" if kind == "bf16" or machine.torchao else "needs torchao: pip install 'minimistral[quantize]'"
-            if place == "GPU" and kind == "int4" and machine.gpu.capability < (8, 0):
+            if gpu and place == "GPU" and kind == "int4" and gpu.capability < (8, 0):
                 obstacle = "needs compute capability 8.0"
             found.append(Fit(place, kind, need(config, kind, tokens, chunk, place), have, obstacle))
     return found
@@ -236,7 +237,7 @@ def look(folder=".") -> Machine:
 
     memory, gpu = room.memory(), None
     if torch.cuda.is_available():
-        gpu = GPU(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1], room.memory("cuda"),
+        gpu = GPU(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1], room.memory("cuda") or 0,
                   torch.cuda.get_device_capability(), torch.cuda.is_bf16_supported(including_emulation=False))  # fmt: skip
     return Machine(
         system=platform.platform(terse=True),

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import torch
 
 from minimistral.model import Mistral
+from minimistral.tokenizer import Tokenizer
 
 
 @torch.no_grad()
@@ -51,7 +52,8 @@ def loglikelihoods(model: Mistral, pairs: Iterable[tuple[list[int], list[int]]],
     return found
 
 
-def choose(model: Mistral, tokenizer, question: str, options: list[str], per_letter: bool = False) -> tuple[int, list[float]]:
+def choose(model: Mistral, tokenizer: Tokenizer, question: str, options: list[str],
+           per_letter: bool = False) -> tuple[int, list[float]]:
     """Which option the model finds likeliest after the question: its index, and the log-likelihood of each in nats.
 
     per_letter divides by the option's length in bytes first, so that long answers are not at a disadvantage (acc_norm).

@@ -19,7 +19,10 @@ def write_all(files: dict[Path, bytes | Callable[[Path], None]]):
     try:
         for path, part in parts.items():
             part.parent.mkdir(parents=True, exist_ok=True)
-            files[path](part) if callable(files[path]) else part.write_bytes(files[path])
+            if callable(data := files[path]):
+                data(part)
+            else:
+                part.write_bytes(data)
         for path, part in parts.items():
             os.replace(part, path)
     finally:

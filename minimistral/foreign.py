@@ -7,7 +7,7 @@ whose model and whose cache works inside is its own affair.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -33,23 +33,31 @@ def transformers(kind: str = "dynamic") -> Callable:
     def subject(model: Mistral, _, chunks: list[lattice.Chunk]) -> list[torch.Tensor]:
         from transformers import DynamicCache, StaticCache
 
-        theirs, T = twin(model), sum(tokens.shape[1] for tokens, _ in chunks)
+        theirs, T = _kept(model), sum(tokens.shape[1] for tokens, _ in chunks)
         cache = DynamicCache(config=theirs.config) if kind == "dynamic" else StaticCache(config=theirs.config, max_cache_len=T)
         return [theirs(tokens, past_key_values=cache, use_cache=True).logits for tokens, _ in chunks]
 
     return subject
 
 
-@lru_cache(maxsize=16)
-def twin(model: Mistral):
-    """transformers' Mistral with the weights of ours."""
+def twin(model: Mistral, attention: str = "sdpa"):
+    """transformers' Mistral with the weights of ours: wq and wk are copies, all else is the same memory. ImportError without it.
+
+    attention  which of its implementations: "sdpa", its own choice, or "eager"
+    """
     from transformers import MistralConfig, MistralForCausalLM
 
-    config = MistralConfig(**hf_config(model.config, "float32"), attn_implementation="eager")
-    theirs = MistralForCausalLM(config).eval()
+    config = MistralConfig(**hf_config(model.config, "float32"), attn_implementation=attention)
+    with torch.device("meta"):
+        theirs = MistralForCausalLM(config)
     weights = {}
     for name, tensor in model.state_dict().items():
         heads = turned_heads(name, model.config)
         weights[hf_name(name)] = to_half_split(tensor, heads) if heads else tensor
-    theirs.load_state_dict(weights)
-    return theirs
+    theirs.load_state_dict(weights, assign=True)
+    with torch.device(model.output.weight.device):  # its frequencies are no weights: made anew
+        theirs.model.rotary_emb = type(theirs.model.rotary_emb)(config)
+    return theirs.requires_grad_(False).eval()
+
+
+_kept = lru_cache(maxsize=16)(partial(twin, attention="eager"))

@@ -68,8 +68,10 @@ def stream(model: Mistral, tokenizer, prompt: str, max_new_tokens: int = 200, **
     return tokenizer.stream(new, after=start)
 
 
-def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, temperature=0.0, top_k=None, top_p=None,
-           min_p=None, chunk_size=None, seed=None, eos_id=2, cache: RollingBuffer | None = None) -> Iterator[tuple[list, list]]:
+def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, temperature: float = 0.0,
+           top_k: int | None = None, top_p: float | None = None, min_p: float | None = None, chunk_size: int | None = None,
+           seed: int | None = None, eos_id: int | None = 2,
+           cache: RollingBuffer | None = None) -> Iterator[tuple[list, list]]:
     """The loop under generate() and stream(): yields, each step, one new id and its log-probability a row.
 
     A row that has met eos yields None from then on; the loop ends when all have, or after max_new_tokens. A cache that has
@@ -77,8 +79,7 @@ def decode(model: Mistral, prompts: list[list[int]], max_new_tokens: int, *, tem
     """
     check_prompts(prompts, model.config.vocab_size)
     check_sampling(temperature, top_k, top_p, min_p, model.config.vocab_size)
-    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens!r}: expected a whole number of at least 0.")
+    check_count("max_new_tokens", max_new_tokens, least=0)
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
     return _decode(model, prompts, max_new_tokens, temperature, top_k, top_p, min_p, chunk_size, seed, eos_id, cache)
@@ -157,14 +158,16 @@ def prefill(model: Mistral, prompts: list[list[int]], cache: RollingBuffer, chun
 # --- drawing --------------------------------------------------------------------------------------------------------------
 
 
-def choose(logits: Tensor, temperature=0.0, top_k=None, top_p=None, min_p=None, generator=None) -> Tensor:
+def choose(logits: Tensor, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
+           min_p: float | None = None, generator: torch.Generator | None = None) -> Tensor:
     """One id for each row of logits (B, V): the likeliest at temperature 0, else drawn from what the cuts leave."""
     check_sampling(temperature, top_k, top_p, min_p, logits.shape[-1])
     check_logits(logits)
     return draw(logits, temperature, top_k, top_p, min_p, generator)
 
 
-def draw(logits, temperature, top_k, top_p, min_p, generator) -> Tensor:
+def draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None,
+         generator: torch.Generator | None) -> Tensor:
     """choose() for what is known to fit: nothing in it waits for the device. Of broken logits it makes some id."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -172,7 +175,8 @@ def draw(logits, temperature, top_k, top_p, min_p, generator) -> Tensor:
     return (p / torch.empty_like(p).exponential_(generator=generator)).argmax(-1)  # as torch.multinomial does it
 
 
-def probabilities(logits: Tensor, temperature=1.0, top_k=None, top_p=None, min_p=None) -> Tensor:
+def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+                  min_p: float | None = None) -> Tensor:
     """What is drawn from: logits (B, V) -> probabilities (B, V), zero where cut, rescaled to sum to 1. In this order:
 
     temperature  divides the logits: below 1 sharper, above 1 flatter; 0 leaves the likeliest alone
@@ -189,7 +193,7 @@ def probabilities(logits: Tensor, temperature=1.0, top_k=None, top_p=None, min_p
     return cut(logits, temperature, top_k, top_p, min_p)
 
 
-def cut(logits: Tensor, temperature, top_k, top_p, min_p) -> Tensor:
+def cut(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> Tensor:
     """probabilities() at a temperature above 0, for what is known to fit."""
     logits = logits.float()
     p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # off first: 10 / 1e-39 is inf
@@ -234,6 +238,7 @@ def check_logits(logits: Tensor):
 
 
 def broken(row: int) -> ValueError:
+    """The error for a row of logits that nothing can be drawn from."""
     return ValueError(f"row {row} of the logits holds NaN or infinity: no id can be chosen; look for NaN in the weights.")
 
 

@@ -33,7 +33,7 @@ class HubError(ValueError):
 
 
 @dataclass(frozen=True)
-class Remote:
+class _Remote:
     """One file as the hub describes it."""
 
     name: str
@@ -84,7 +84,7 @@ class _Fetch:
     def __init__(self, repository: str, commit: str, token: str | None, folder: Path):
         self.repository, self.commit, self.token, self.folder = repository, commit, token, folder
 
-    def wanted(self, there: dict[str, Remote], format: str) -> list[Remote]:
+    def wanted(self, there: dict[str, _Remote], format: str) -> list[_Remote]:
         """The files of one format, the config first. Of Hugging Face's shards those that the index names."""
         names = [CONFIGS[format]]
         if format == "native":
@@ -105,17 +105,17 @@ class _Fetch:
         names += [name for name in TOKENIZERS if name in there][:1]
         return [there[name] for name in names]
 
-    def has(self, path: Path, remote: Remote) -> bool:
+    def has(self, path: Path, remote: _Remote) -> bool:
         return path.is_file() and path.stat().st_size == remote.size and _hash(path, remote) == remote.hash
 
-    def check_space(self, missing: list[Remote]):
+    def check_space(self, missing: list[_Remote]):
         """Before the first byte: does the rest fit on the disk?"""
         try:
             room.require_disk(self.folder, sum(remote.size - self._done(remote) for remote in missing))
         except ValueError as error:
             raise HubError(f"{error} Or give a folder on another disk with --to.") from None
 
-    def get(self, remote: Remote) -> Path:
+    def get(self, remote: _Remote) -> Path:
         """Fetch one file, or what is missing of it, into the unfinished folder; return its path there when it is right."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
@@ -136,7 +136,7 @@ class _Fetch:
             )
         return path
 
-    def _done(self, remote: Remote) -> int:
+    def _done(self, remote: _Remote) -> int:
         path = self.folder / UNFINISHED / remote.part
         size = path.stat().st_size if path.is_file() else 0
         return size if size <= remote.size else 0
@@ -151,7 +151,7 @@ def _repository(name: str) -> str:
     return name
 
 
-def _listing(repository: str, revision: str | None, token: str | None) -> tuple[str, dict[str, Remote]]:
+def _listing(repository: str, revision: str | None, token: str | None) -> tuple[str, dict[str, _Remote]]:
     """The commit that a revision means now, and the files at its top with sizes and hashes."""
     from huggingface_hub import HfApi
 
@@ -161,11 +161,11 @@ def _listing(repository: str, revision: str | None, token: str | None) -> tuple[
     for file in info.siblings or []:
         hash = file.lfs.sha256 if file.lfs else file.blob_id
         if "/" not in file.rfilename and file.size is not None and hash:
-            files[file.rfilename] = Remote(file.rfilename, file.size, hash)
+            files[file.rfilename] = _Remote(file.rfilename, file.size, hash)
     return info.sha, files
 
 
-def _choose_format(repository: str, there: dict[str, Remote], format: str | None) -> str:
+def _choose_format(repository: str, there: dict[str, _Remote], format: str | None) -> str:
     weights = {"native": NATIVE_WEIGHTS, "hf": ("model.safetensors", INDEX)}
     held = [name for name in CONFIGS if CONFIGS[name] in there and any(file in there for file in weights[name])]
     if format in held:
@@ -176,7 +176,7 @@ def _choose_format(repository: str, there: dict[str, Remote], format: str | None
     return held[0]
 
 
-def _refuse_other_model(folder: Path, config: Remote, format: str):
+def _refuse_other_model(folder: Path, config: _Remote, format: str):
     """A folder may hold this very model, half or damaged, and will be mended; another model there is left alone."""
     other, mine = folder / CONFIGS["hf" if format == "native" else "native"], folder / config.name
     for path, wrong in ((other, True), (mine, mine.is_file() and _hash(mine, config) != config.hash)):
@@ -184,7 +184,7 @@ def _refuse_other_model(folder: Path, config: Remote, format: str):
             raise HubError(f"{folder} holds another model ({path.name}): give a new folder with --to.")
 
 
-def _hash(path: Path, remote: Remote) -> str:
+def _hash(path: Path, remote: _Remote) -> str:
     """What the hub would call a file's content."""
     size = path.stat().st_size
     digest = hashlib.sha256() if len(remote.hash) == 64 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)

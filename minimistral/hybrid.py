@@ -79,6 +79,7 @@ class HybridCache:
             part.finish(own)
 
 
-def cache_for(config: MistralConfig, batch_size: int = 1, device=None, dtype=None, window="config"):
+def cache_for(config: MistralConfig, batch_size: int = 1, device=None, dtype=None,
+              window="config") -> RollingBuffer | HybridCache:
     """The cache that a model of this config needs: a RollingBuffer, or where its layers' windows differ a HybridCache."""
     return (HybridCache if config.is_mixed else RollingBuffer)(config, batch_size, device, dtype, window)

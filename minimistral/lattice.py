@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from minimistral import naive
-from minimistral.config import MistralConfig
+from minimistral.config import MistralConfig, Window
 from minimistral.hybrid import cache_for
 from minimistral.model import Mistral
-
-Window = int | None | tuple[int | None, ...]
 
 WINDOWS = (1, 2, 3, 5, 8, None)
 #: a window for each layer; the model has as many layers
@@ -35,6 +33,8 @@ Chunk = tuple[Tensor, Tensor]  # tokens (B, n), right-padded, and (B,): how many
 
 @dataclass(frozen=True)
 class Cell:
+    """One way to feed a sequence of T tokens to a model with this window and these heads."""
+
     window: Window
     T: int
     kind: str  # "none": without a cache, every chunk recomputes all before it. "growing", "ring": caches
@@ -88,7 +88,9 @@ def splits(T: int, every: int, some: int) -> list[tuple[int, ...]]:
     return list(found)
 
 
-def cells(windows=WINDOWS, kinds=tuple(KINDS), heads=HEADS, ragged=(False, True), every: int = 8, some: int = 12) -> list[Cell]:
+def cells(windows: Iterable[Window] = WINDOWS, kinds: Iterable[str] = tuple(KINDS),
+          heads: Iterable[tuple[int, int]] = HEADS, ragged: Iterable[bool] = (False, True), every: int = 8,
+          some: int = 12) -> list[Cell]:
     """The lattice, or a part of it. A ring needs a window: without one there is no ring.
 
     every   up to this many tokens, all splits       some  random splits of more

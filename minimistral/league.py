@@ -13,7 +13,9 @@ from pathlib import Path
 
 from minimistral.files import write
 from minimistral.hybrid import cache_for
+from minimistral.model import Mistral
 from minimistral.reach import cliff
+from minimistral.reach.runs import listed
 
 LAYERS, TOKENS = 4, 128
 BUDGET = 32 * 1024  # bytes; a quarter of what four layers without a window take
@@ -24,7 +26,7 @@ class LeagueError(ValueError):
     """A pattern or a file that cannot take part; the message says why."""
 
 
-def n_bytes(windows) -> int:
+def n_bytes(windows: tuple) -> int:
     """Bytes of keys and values after TOKENS tokens, float32: of the cache that the model really uses."""
     cache = cache_for(cliff.config(len(windows), checked(windows)), device="meta")
     for part in cache.parts:
@@ -33,7 +35,7 @@ def n_bytes(windows) -> int:
     return cache.n_bytes()
 
 
-def checked(windows, budget: int | None = None) -> tuple:
+def checked(windows: tuple, budget: int | None = None) -> tuple:
     """The pattern as a tuple. Raises LeagueError for one that is none, or is over the budget, and says by how much."""
     if not isinstance(windows, list | tuple) or len(windows) != LAYERS:
         raise LeagueError(f"windows is {windows!r}; expected a window, or None, for each of {LAYERS} layers: (32, 32, 32, 32).")
@@ -49,7 +51,7 @@ def checked(windows, budget: int | None = None) -> tuple:
     return windows
 
 
-def enter(name: str, windows, *, budget: int = BUDGET, file=FILE, steps: int = 800, seed: int = 0, n: int = 64,
+def enter(name: str, windows: tuple, *, budget: int = BUDGET, file=FILE, steps: int = 800, seed: int = 0, n: int = 64,
           progress: bool = True) -> dict:
     """Check, train, question and write down a pattern: -> its entry. A name that is there already is entered again.
 
@@ -66,7 +68,7 @@ def enter(name: str, windows, *, budget: int = BUDGET, file=FILE, steps: int = 8
     return entry
 
 
-def train(windows, steps: int, seed: int, progress: bool = True):
+def train(windows: tuple, steps: int, seed: int, progress: bool = True) -> Mistral:
     """A model with these windows, taught to recall a fact from up to TOKENS tokens back: the distances grow as it learns."""
     from minimistral.train import fit, new_model
 
@@ -96,7 +98,6 @@ def table(file=FILE) -> str:
     rows = [f"{'':3} {'name':20} {'windows':22} {'bytes':>8}  recall  first forgotten"]
     order = sorted(read(file), key=lambda entry: (-round(entry["recall"], 3), entry["bytes"]))
     for place, entry in enumerate(order, 1):
-        windows = ", ".join(str(window or "none") for window in entry["windows"])
-        rows.append(f"{place:2}. {entry['name'][:20]:20} {windows:22} {entry['bytes']:8,}  {entry['recall']:6.3f}  "
-                    f"{entry['forgets'] or '-':>15}")  # fmt: skip
+        rows.append(f"{place:2}. {entry['name'][:20]:20} {listed(entry['windows']):22} {entry['bytes']:8,}  "
+                    f"{entry['recall']:6.3f}  {entry['forgets'] or '-':>15}")  # fmt: skip
     return "\n".join(rows) if len(rows) > 1 else "Nobody has entered a pattern yet."

@@ -49,6 +49,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Row:
+    """A claim, the numbers it is made of, and the verdict that follows from them."""
+
     claim: claims.Claim
     how: str  # "computed", "recorded", "Table 2", "Figure 5", "documents"
     lines: tuple[Line, ...]

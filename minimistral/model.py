@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: tuple, cache: RollingBuffer | None, layer: int, step: Step | None) -> Tensor:
         q, k, v = self.project(x, turn)
-        if cache is not None:
+        if cache is not None and step is not None:
             k, v = cache.exchange(layer, k, v, step)
         if step is None or step.mask is None and k.shape[2] == q.shape[2]:
             mixed = attend(q, k, v, self.window)
@@ -130,7 +130,7 @@ class Mistral(nn.Module):
             rows = torch.arange(len(tokens), device=tokens.device)
             x = x[rows, (lengths - 1).clamp(min=0)][:, None]
         logits = self.output(self.norm(x)).float()
-        if cache is not None:
+        if cache is not None and step is not None:
             cache.finish(step)  # last: after a call that gave no logits the chunk is open, and cannot be fed twice unnoticed
         return logits
 

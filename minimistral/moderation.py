@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from minimistral.evaluation import interval
 from minimistral.generation import generate
+from minimistral.model import Mistral
+from minimistral.tokenizer import Tokenizer
 
 #: The system prompt of the paper, section 5.1, word for word.
 GUARDRAILS = (
@@ -71,7 +73,7 @@ def parse(answer: str) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-def moderate(model, tokenizer, text: str, max_new_tokens: int = 8) -> Judged:
+def moderate(model: Mistral, tokenizer: Tokenizer, text: str, max_new_tokens: int = 8) -> Judged:
     """Ask a model about one text. Any model can be asked; only an Instruct model was taught to answer."""
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"the text to judge is {text!r}; expected a string with something in it.")

@@ -11,6 +11,7 @@ Letters: T positions, S columns of one attention call, H query heads, Hkv key he
 """
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -62,15 +63,16 @@ class Parting:
 
 
 def named(position: int, labels: list[str] | None) -> str:
+    """A position as one reads it, with its token's text where there is one."""
     return f"{position} ({labels[position]})" if labels else f"{position}"
 
 
-def at_once(model, tokens: Tensor) -> Tensor:
+def at_once(model: library.Mistral, tokens: Tensor) -> Tensor:
     """The way without a cache: all positions in one call."""
     return model(tokens)
 
 
-def through(kind=cache_for, sizes=48, window="config"):
+def through(kind: Callable = cache_for, sizes: int | list[int] = 48, window="config") -> Callable:
     """The way through a cache of some kind, in chunks: sizes is one size for all, or a list that adds up to T."""
     def way(model, tokens):
         weight, T = model.output.weight, tokens.shape[1]
@@ -87,7 +89,8 @@ def through(kind=cache_for, sizes=48, window="config"):
 
 
 @torch.no_grad()
-def compare(model, tokens, a, b, tolerance: float = 1e-4, labels: list[str] | None = None) -> Parting:
+def compare(model: library.Mistral, tokens: Tensor | list[int], a: Callable, b: Callable, tolerance: float = 1e-4,
+            labels: list[str] | None = None) -> Parting:
     """Run both ways and find where b parts from a: the first layer, there the smallest query, there the first head.
 
     tokens     a list of ids, or (1, T) int64
@@ -268,7 +271,7 @@ def _layer(one: _Pass, two: _Pass, layer: int, tolerance: float) -> Parting | No
     """The first difference in one layer: at the smallest position; there, what is computed first."""
     found = [_stage(one, two, layer, what, tolerance) for what in STAGES if what != "logits"]
     found = [_attention(one, two, part, tolerance) if part and part.what == STAGES["mixed"] else part for part in found]
-    return min(filter(None, found), key=lambda part: part.query, default=None)
+    return min(filter(None, found), key=lambda part: part.query or 0, default=None)
 
 
 def _stage(one: _Pass, two: _Pass, layer, what: str, tolerance: float) -> Parting | None:
@@ -281,8 +284,8 @@ def _stage(one: _Pass, two: _Pass, layer, what: str, tolerance: float) -> Partin
     if x.ndim == 3:  # by heads
         part.head = (~_same(x[query], y[query], tolerance).all(1)).nonzero()[0].item() * (one.config.n_heads // x.shape[1])
         part.key = query if what in ("key", "value") else None
-        lengths = [z[query].unflatten(-1, (-1, 2)).norm(dim=-1) for z in (x, y)]
-        turned = ", the same but turned by another angle" if _same(*lengths, 10 * tolerance).all() else ""
+        long, wide = (z[query].unflatten(-1, (-1, 2)).norm(dim=-1) for z in (x, y))
+        turned = ", the same but turned by another angle" if _same(long, wide, 10 * tolerance).all() else ""
     part.what = part.what.format(layer=layer, query=named(query, one.labels), turned=turned)
     return part
 
@@ -290,7 +293,7 @@ def _stage(one: _Pass, two: _Pass, layer, what: str, tolerance: float) -> Partin
 def _attention(one: _Pass, two: _Pass, part: Parting, tolerance: float) -> Parting:
     """Attention returned something else: it saw other keys, or weighed them otherwise, or mixed other values."""
     maps = torch.stack([_by_position(run, one, part.layer, 10 * tolerance) for run in (one, two)])  # (2, H, T, T + 1)
-    apart = ~_same(*maps, tolerance).all(-1)
+    apart = ~_same(maps[0], maps[1], tolerance).all(-1)
     first = apart.T.nonzero()[0].tolist() if apart.any() else (one.T, 0)
     weighed = first[0] <= part.query
     if weighed:
@@ -365,9 +368,8 @@ def _weighed(one, two, part, x, y, change, tolerance) -> tuple[int | None, str]:
 
 def _look(run: _Pass, part: Parting) -> tuple[_Look, int]:
     """The last call of attention in which the query took part, and its row there."""
-    for look in reversed(run.looks[part.layer]):
-        if 0 <= (row := part.query - look.start) < look.weights.shape[1]:
-            return look, row
+    looks = ((look, part.query - look.start) for look in reversed(run.looks[part.layer]))
+    return next((look, row) for look, row in looks if 0 <= row < look.weights.shape[1])
 
 
 def _why(one, two, part, key, tolerance) -> str:

@@ -20,12 +20,14 @@ from tqdm.auto import tqdm
 from minimistral import checkpoint
 from minimistral.config import MistralConfig
 from minimistral.model import Mistral
+from minimistral.tokenizer import Tokenizer
 
 BITS = (8, 4)
 GROUPS = (128, 64, 32)  # int4: the largest that divides a row
 
 
-def load(folder, bits: int, device="auto", dtype: torch.dtype | None = None, format: str | None = None):
+def load(folder, bits: int, device="auto", dtype: torch.dtype | None = None,
+         format: str | None = None) -> tuple[Mistral, Tokenizer | None]:
     """minimistral.load() with the linear layers in `bits` bits: -> (model, tokenizer).
 
     Each layer is rounded as soon as it is read, so that neither the device nor the CPU's memory ever holds the 16-bit whole.

@@ -3,6 +3,7 @@
 import io
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -85,7 +86,7 @@ class TrainingCheckpoint:
 
 
 @contextmanager
-def stop_button():
+def stop_button() -> Iterator[list]:
     """Yields a list, empty until Ctrl-C (a notebook's stop button) is pressed. Pressed twice, it stops at once."""
     pressed = []
 

@@ -30,7 +30,7 @@ class Stored:
     file: Path
     name: str  # its name in the file
     shape: tuple[int, ...]
-    dtype: torch.dtype | str  # a dtype that is not read stays as the file spells it: "I8"
+    dtype: torch.dtype  # one that is not read stays as the file spells it, a string: "I8"
     start: int = 0  # of its first byte in the file
 
     @property

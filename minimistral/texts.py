@@ -70,7 +70,7 @@ def learn_vocabulary(texts: Iterable[str], vocab_size: int, file, **options) -> 
     import sentencepiece
 
     lines = (line for text in texts for line in text.splitlines() if line.strip())
-    settings = dict(
+    settings: dict = dict(
         model_type="bpe",
         byte_fallback=True,
         character_coverage=0.9999,

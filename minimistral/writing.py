@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from minimistral.config import HF_NAMES, MistralConfig
 from minimistral.files import write_all
 from minimistral.model import Mistral
 from minimistral.tensorfiles import DTYPES, pth_header
+from minimistral.tokenizer import Tokenizer
 
 SPELLED = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "native", shards: int = 1, tokenizer=None,
-                 make=None, progress: bool = False):
+def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "native", shards: int = 1,
+                 tokenizer: Tokenizer | None = None, make: Callable | None = None, progress: bool = False):
     """Write a model folder; its files appear under their names when all of them are whole.
 
     tensors   native name -> tensor. May lie on the meta device where make(name) -> tensor gives the numbers when their turn comes
@@ -50,7 +52,8 @@ def write_folder(folder, config: MistralConfig, tensors: dict, format: str = "na
     if progress:
         print(f"{folder}: {total:,} bytes of tensors ({room.gib(total)}) to write", flush=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="writing", disable=not progress) as bar:
-        files, index = {}, {}
+        files: dict[Path, bytes | Callable] = {}
+        index: dict[str, str] = {}
         for file, names in _split(spelled, tensors, format, shards).items():
             index |= dict.fromkeys(names, file)
             like = {name: tensors[spelled[name]] for name in names}

@@ -40,6 +40,7 @@ def commands() -> dict[str, list[str]]:
     notebooks = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     return {
         "lint": ["ruff", "check", "."],
+        "types": ["mypy"],
         "units": ["pytest", "-q", "-n", "2", "-m", "not browser and not pictures"],
         "notebooks": ["pytest", "-q", "-n", "2", "--dist", "loadfile", *NBVAL, *(notebooks or ["notebooks"])],
         "pictures": ["pytest", "-q", "-n", "2", "-m", "pictures", "tests/test_notebooks.py"],

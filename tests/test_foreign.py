@@ -29,11 +29,11 @@ def test_at_a_window_of_one_the_dynamic_cache_goes_wrong_and_the_static_one_does
 
 def test_a_broken_twin_is_found(monkeypatch):
     monkeypatch.setattr(foreign, "to_half_split", lambda rows, heads: rows)
-    foreign.twin.cache_clear()
+    foreign._kept.cache_clear()
     try:
         assert lattice.run(foreign.cells(windows=(3,), every=2, some=2), foreign.transformers(), progress=False).red
     finally:
-        foreign.twin.cache_clear()
+        foreign._kept.cache_clear()
 
 
 def test_an_unknown_cache_is_refused():

@@ -16,7 +16,7 @@ def run(device: str = "cpu", rounds: int = 5, seconds: float = SECONDS, keep=lam
 
     A benchmark that cannot run here says why and the rest goes on. After Ctrl-C the record holds what was measured.
     """
-    whole = {"benchmark": "all", "machine": measure.machine(device), "records": [], "absent": {}}
+    whole: dict = {"benchmark": "all", "machine": measure.machine(device), "records": [], "absent": {}}
     try:
         for kind in only:
             print(f"\n=== {kind} ===", flush=True)
@@ -45,6 +45,7 @@ def one(kind: str, device: str, rounds: int, seconds: float) -> dict:
 
 
 def tables(whole: dict) -> str:
+    """The records of run() in words and columns, and why what is absent is absent."""
     told = [str(table(record)) for record in whole["records"]]
     told += [f"{kind}: {why}" for kind, why in whole["absent"].items()]
     return "\n\n".join(told)

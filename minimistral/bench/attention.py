@@ -19,7 +19,7 @@ def run(N: int = 16_384, W: int = 4_096, heads: int | None = None, kv_heads: int
         device: str = "cpu", dtypes=tuple(DTYPES), rounds: int = 5, within: float | None = None) -> dict:
     """Measure, print a table, return the record. heads and kv_heads: the 7B's 32 and 8 on a GPU, one group of 4 on a CPU."""
     heads, kv_heads = heads or (32 if device == "cuda" else 4), kv_heads or (8 if device == "cuda" else 1)
-    record = {
+    record: dict = {
         "benchmark": "attention",
         "setting": dict(N=N, W=W, heads=heads, kv_heads=kv_heads, D=D, device=device, rounds=rounds),
         "machine": measure.machine(device),
@@ -28,7 +28,8 @@ def run(N: int = 16_384, W: int = 4_096, heads: int | None = None, kv_heads: int
     }
     try:
         for dtype in dtypes:
-            result = record["results"][dtype] = dict(seconds={}, absent={})
+            result: dict = dict(seconds={}, absent={})
+            record["results"][dtype] = result
             try:
                 measure_dtype(record["setting"], dtype, result, within and within / len(dtypes))
             except Exception as error:

@@ -1,4 +1,4 @@
-"""What pre-fill and decode are measured on: models of random weights, their twin in transformers, and the dense judge."""
+"""What pre-fill and decode are measured on: models of random weights, and the dense judge."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,6 @@ from minimistral.bench import measure
 from minimistral.bench.report import Line, table
 from minimistral.cache import RollingBuffer
 from minimistral.captured import capture
-from minimistral.checkpoint import hf_name, to_half_split
 from minimistral.config import MistralConfig
 from minimistral.model import Mistral
 
@@ -46,34 +45,13 @@ def with_window(model: Mistral, window: int | None) -> Mistral:
     return twin.requires_grad_(False).eval()
 
 
-def transformers_twin(model: Mistral):
-    """transformers' model with the same weights; wq and wk are copies, all else is the same memory. ImportError without it."""
-    import transformers
-
-    c = model.config
-    wanted = transformers.MistralConfig(
-        hidden_size=c.dim, num_hidden_layers=c.n_layers, num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads,
-        head_dim=c.head_dim, intermediate_size=c.hidden_dim, vocab_size=c.vocab_size, rms_norm_eps=c.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}, sliding_window=c.sliding_window,
-        max_position_embeddings=65_536, attn_implementation="sdpa")  # fmt: skip
-    with torch.device("meta"):
-        theirs = transformers.MistralForCausalLM(wanted)
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        if name.endswith(("wq.weight", "wk.weight")):
-            tensor = to_half_split(tensor, c.n_heads if "wq" in name else c.n_kv_heads)
-        weights[hf_name(name)] = tensor
-    theirs.load_state_dict(weights, assign=True)
-    with torch.device(model.output.weight.device):  # its frequencies are no weights: made anew
-        theirs.model.rotary_emb = type(theirs.model.rotary_emb)(wanted)
-    return theirs.requires_grad_(False).eval()
-
-
 def ids(config: MistralConfig, *shape, device="cpu"):
+    """Random ids of this shape, the same ones every time."""
     return torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def cache_of(model: Mistral, batch: int = 1) -> RollingBuffer:
+    """An empty ring on the model's device and in its dtype."""
     weight = model.output.weight
     return RollingBuffer(model.config, batch, device=weight.device, dtype=weight.dtype)
 
@@ -125,7 +103,7 @@ def run_cases(kind: str, cases: dict, device: str, rounds: int, within: float | 
     """
     from tqdm import tqdm
 
-    record = {
+    record: dict = {
         "benchmark": kind,
         "setting": dict(device=device, rounds=rounds),
         "machine": measure.machine(device),
@@ -133,7 +111,8 @@ def run_cases(kind: str, cases: dict, device: str, rounds: int, within: float | 
     }
     try:
         for name, prepare in cases.items():
-            result = record["results"][name] = dict(seconds={}, absent={}, figures=[])
+            result: dict = dict(seconds={}, absent={}, figures=[])
+            record["results"][name] = result
             try:
                 contenders = prepare(result)
                 with tqdm(total=(rounds + 1) * len(contenders), desc=f"{kind}, {name}", unit="call") as bar:

@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from minimistral import roofline
+from minimistral import foreign, roofline
 from minimistral.bench import cases
 from minimistral.bench.cases import figure, lines  # noqa: F401 - lines() is part of what a benchmark offers
 from minimistral.captured import capture
@@ -72,12 +72,14 @@ def loop(step, count: int, device: str, batch: int = 1):
 
 
 def ordinary(model, position: int):
+    """A step, ids (B,) -> logits (B, V), that calls the model with a cache `position` tokens into a text."""
     cache = cases.primed(model, position)
     return lambda ids: model(ids[:, None], cache=cache)[:, -1]
 
 
 @torch.inference_mode()
 def captured(model, position: int, count: int, batch: int = 1, compiled: bool = False):
+    """A contender: decode through captured.capture(), `position` tokens into a text."""
     cache = cases.primed(model, position, batch)
     return loop(capture(model, cache, position, compiled), count, cache.keys.device.type, batch)
 
@@ -88,6 +90,7 @@ def wide(model, window: int, count: int):
 
 
 def batched(model, W: int, count: int):
+    """BATCH texts at once, 4 W tokens into each: with the window, and without."""
     of = {"window": model, "full": cases.with_window(model, 4 * W)}
     return {f"batch {BATCH}, {name}": captured(one, 4 * W, count, BATCH) for name, one in of.items()}
 
@@ -110,7 +113,7 @@ def dynamic(model, position: int, count: int):
     """transformers as it decodes by itself."""
     from transformers.cache_utils import DynamicCache
 
-    theirs = cases.transformers_twin(model)
+    theirs = foreign.twin(model)
     cache = DynamicCache(config=theirs.config)
     with torch.inference_mode():
         theirs(cases.ids(model.config, 1, position), past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -125,7 +128,7 @@ def static(model, position: int, count: int):
     """transformers with its static cache and torch.compile."""
     from transformers.cache_utils import StaticCache
 
-    theirs, device = cases.transformers_twin(model), model.output.weight.device
+    theirs, device = foreign.twin(model), model.output.weight.device
     cache = StaticCache(config=theirs.config, max_cache_len=position + 4096)
     at = torch.tensor([position], device=device)
     with torch.inference_mode():

@@ -58,6 +58,7 @@ def bare_read(files) -> None:
 
 
 def ours(folder, tokens: int = 0):
+    """Load a folder with this library and touch every weight; -> the ids that follow, if any are asked for."""
     import minimistral as mm
 
     model, _ = mm.load(folder, device="cpu")
@@ -66,6 +67,7 @@ def ours(folder, tokens: int = 0):
 
 
 def theirs(folder, tokens: int = 0):
+    """The same with transformers."""
     from transformers import MistralForCausalLM, logging
 
     logging.set_verbosity_error()

@@ -146,6 +146,7 @@ def machine(device: str) -> dict:
 
 
 def processor() -> str:
+    """The processor's name, as the system gives it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

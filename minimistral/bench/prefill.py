@@ -6,7 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from minimistral import masks, roofline
+from minimistral import foreign, masks, roofline
 from minimistral.bench import cases, measure
 from minimistral.bench.cases import figure
 from minimistral.bench.report import Line
@@ -46,11 +46,13 @@ def prepare(size: str, device: str, result: dict) -> dict:
 
 @torch.inference_mode()
 def prefill(model, tokens):
+    """Read the tokens (B, N) into a new cache; -> the logits of the last position."""
     return model(tokens, cache=cases.cache_of(model), last_only=True)
 
 
 def theirs(model, tokens):
-    twin = cases.transformers_twin(model)
+    """transformers on the same tokens, with the same weights."""
+    twin = foreign.twin(model)
 
     @torch.inference_mode()
     def call():

@@ -105,7 +105,8 @@ def goals(records: list[dict] | None = None) -> Table:
     records = recorded() if records is None else records
     lines = []
     for where, slow, fast, what, goal, ceiling in GOALS:
-        found = [got for record in records if (got := ratio_in(record, *where.split(), slow, fast))]
+        kind, device, case = where.split()
+        found = [got for record in records if (got := ratio_in(record, kind, device, case, slow, fast))]
         lines.append(Line(what, found[-1] if found else NOT_YET, f"{goal} | {ceiling}"))
     return Table("What is to be reached", lines, columns=("what", "recorded", "goal | ceiling or rival"))
 

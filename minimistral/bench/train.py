@@ -1,16 +1,15 @@
 """Training, in tokens a second, against transformers' Mistral: the same weights, rows and optimizer, step by step in turn."""
 
+from copy import deepcopy
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from minimistral import train
+from minimistral import foreign, train
 from minimistral.bench import measure
 from minimistral.bench.report import Line, where
-from minimistral.checkpoint import hf_name, to_half_split
 from minimistral.config import MistralConfig
-from minimistral.model import Mistral
 
 V = 2048
 #: name -> (sizes of the model, rows a step, tokens a row)
@@ -29,7 +28,7 @@ def run(device: str = "cpu", rounds: int = 5, seconds: float | None = None) -> d
     import transformers
     from tqdm import tqdm
 
-    record = {
+    record: dict = {
         "benchmark": "train",
         "setting": dict(device=device, rounds=rounds, layers=2, vocab_size=V, dtype="float32"),
         "machine": measure.machine(device) | {"transformers": transformers.__version__},
@@ -38,7 +37,7 @@ def run(device: str = "cpu", rounds: int = 5, seconds: float | None = None) -> d
     for name, (sizes, rows, T) in SETTINGS.items():
         config = MistralConfig(**sizes, n_layers=2, vocab_size=V)
         ours = train.new_model(config, seed=0).to(device)
-        theirs = twin(ours).to(device)
+        theirs = deepcopy(foreign.twin(ours)).requires_grad_(True).train()  # weights of its own
         ids = torch.randint(V, (rows, T + 1), generator=torch.Generator().manual_seed(0)).to(device)
         losses = {"minimistral": partial(train.loss, ours, ids), "transformers": partial(loss, theirs, ids)}
         differ = abs(losses["minimistral"]().item() - losses["transformers"]().item())
@@ -68,26 +67,6 @@ def loss(theirs, ids):
     """train.loss() for a model of transformers."""
     logits = theirs(ids[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-
-
-def twin(model: Mistral):
-    """transformers' model of the same config, with the same weights, and the attention it takes by itself."""
-    import transformers
-
-    c = model.config
-    theirs = transformers.MistralForCausalLM(transformers.MistralConfig(
-        hidden_size=c.dim, num_hidden_layers=c.n_layers, num_attention_heads=c.n_heads, num_key_value_heads=c.n_kv_heads,
-        head_dim=c.head_dim, intermediate_size=c.hidden_dim, vocab_size=c.vocab_size, rms_norm_eps=c.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}, sliding_window=c.sliding_window,
-        max_position_embeddings=16_384,
-    ))  # fmt: skip
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        if name.endswith(("wq.weight", "wk.weight")):
-            tensor = to_half_split(tensor, c.n_heads if name.endswith("wq.weight") else c.n_kv_heads)
-        weights[hf_name(name)] = tensor.clone()
-    theirs.load_state_dict(weights)
-    return theirs.train()
 
 
 def lines(record: dict) -> tuple[list[Line], list[str]]:

@@ -42,6 +42,7 @@ def run(args):
 
 
 def parsed(text: str) -> int | None | tuple:
+    """One word behind --window: a number, none, or a list of these with commas."""
     if "," in text:
         return tuple(parsed(each) for each in text.split(","))
     if text.lower() in ("none", "full"):

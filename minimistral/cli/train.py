@@ -117,6 +117,7 @@ def texts_of(what: str) -> list[str] | None:
 
 
 def vocabulary(texts, size, file):
+    """Learn a tokenizer.model from the texts (None: from stories); without a size, the largest that they allow."""
     from minimistral.texts import VocabularyError, learn_vocabulary
     from minimistral.tiny import stories
 

@@ -602,6 +602,7 @@ def put(keys, values, k, v, slot):
 
 
 def look(q, keys, values):
+    """One query (D,) over keys and values (n, D): -> (D,)."""
     return (keys @ q / math.sqrt(len(q))).softmax(0) @ values
 
 

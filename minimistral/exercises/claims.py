@@ -59,6 +59,7 @@ def _(p, q, n):
 
 
 def around(p, q, half):
+    """The interval of p - q, `half` to either side."""
     return p - q - half, p - q + half
 
 

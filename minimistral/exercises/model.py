@@ -1047,10 +1047,12 @@ def by_halves(x, w, config, cut, D=None, key_heads=None, back=True):
 
 
 def viewed(flat, heads, D):
+    """(B, T, heads D) -> (B, T, heads, D); for the answers below."""
     return flat.view(*flat.shape[:2], heads, D)
 
 
 def unflattened(flat, heads, D):
+    """The same, in PyTorch's other words."""
     return flat.unflatten(-1, (heads, D))
 
 

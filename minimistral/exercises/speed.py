@@ -418,6 +418,7 @@ kernel_pairs: list[int] = []  # of each watched run: pairs that the kernel was a
 
 @contextmanager
 def watched():
+    """While it is open, the pairs that the kernels calculate are counted; at its end they are in `counted`."""
     kernel_pairs.append(0)
     try:
         yield
@@ -786,6 +787,7 @@ def _(linear, attention, n, rate):
 
 
 def share_left(n):
+    """The triangles of a window over those of full attention, for n windows."""
     return (2 * n - 1) / n**2
 
 

@@ -18,6 +18,7 @@ TWINS = tuple(
 
 @cache
 def tokenizer(version: str) -> Tokenizer:
+    """Mistral's tokenizer of that version, read once."""
     return Tokenizer.from_version(version)
 
 

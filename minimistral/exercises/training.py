@@ -112,6 +112,7 @@ def _(logits, ids, weights):
 
 
 def weighted(losses, counts):
+    """The mean of losses, each counting as often as `counts` says."""
     return (losses * counts).sum() / counts.sum()
 
 
@@ -670,10 +671,12 @@ def steps_with(start, steps, max_norm, *, before=None, share=None, after_part=No
 
 
 def of_tokens(n, count, parts):
+    """One part's share of the gradient: its tokens over all."""
     return n / count
 
 
 def nothing(*_):
+    """In the place of a step that is left out."""
     pass
 
 

@@ -124,6 +124,7 @@ BUGS = {
 
 
 def find(number: int) -> Bug:
+    """The bug of that number. Raises ValueError for a number that there is not."""
     if number not in BUGS:
         raise ValueError(f"there is no exhibit {number!r}; they are numbered 1 to {len(BUGS)}.")
     return BUGS[number]

@@ -10,6 +10,8 @@ import torch
 from minimistral import masks
 from minimistral.cache import RollingBuffer
 from minimistral.generation import choose, prefill
+from minimistral.model import Mistral
+from minimistral.tokenizer import Tokenizer
 
 right_begin = RollingBuffer.begin
 
@@ -69,7 +71,7 @@ def two_endings() -> TwoEndings:
     return TwoEndings(*(ending(model, tokenizer, STORY, kind, CHUNK).strip() for kind in kinds))
 
 
-def ending(model, tokenizer, story: str, kind: type[RollingBuffer], chunk_size: int, n: int = 60) -> str:
+def ending(model: Mistral, tokenizer: Tokenizer, story: str, kind: type[RollingBuffer], chunk_size: int, n: int = 60) -> str:
     """Continue a story greedily through one kind of cache, up to n tokens or the story's end."""
     cache = kind(model.config)
     ids, new = tokenizer.encode(story, bos=True), []

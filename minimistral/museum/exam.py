@@ -308,8 +308,9 @@ def _checked(chunks) -> list[list[int]]:
 @lru_cache(maxsize=64)
 def random_model(window: int, layers: int) -> Mistral:
     """A small model with random weights, so large that a wrong key, order or angle shows in every logit."""
-    sizes = dict(dim=16, n_layers=layers, n_heads=4, n_kv_heads=2, head_dim=4, hidden_dim=20, vocab_size=32, rope_theta=100.0)
-    model = Mistral(MistralConfig(**sizes, sliding_window=window)).requires_grad_(False)
+    config = MistralConfig(dim=16, n_layers=layers, n_heads=4, n_kv_heads=2, head_dim=4, hidden_dim=20, vocab_size=32,
+                           rope_theta=100.0, sliding_window=window)  # fmt: skip
+    model = Mistral(config).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)

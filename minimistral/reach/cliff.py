@@ -13,7 +13,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from minimistral.config import MistralConfig
+from minimistral.config import MistralConfig, Window
 from minimistral.model import Mistral
 
 ANIMALS = "ant bat cat dog elk fox gnu hen ibis jay kiwi lynx mole newt owl pig".split()
@@ -32,15 +32,15 @@ def exact_reach(config: MistralConfig) -> int | None:
     >>> cliff.exact_reach(cliff.config(n_layers=2, window=16))
     30
     """
-    return None if None in config.windows else sum(W - 1 for W in config.windows)
+    return None if None in config.windows else sum(W - 1 for W in config.windows if W)
 
 
-def narrow(window) -> int | None:
+def narrow(window: Window) -> Window:
     """The largest window of a list of them, None counting nothing; a single window as it is."""
     return max(filter(None, window), default=None) if isinstance(window, tuple) else window
 
 
-def config(n_layers: int, window: int | None | tuple, dim: int = 64) -> MistralConfig:
+def config(n_layers: int, window: Window, dim: int = 64) -> MistralConfig:
     """The small model of this experiment: 25 words, 4 query heads on 2 key heads."""
     return MistralConfig(dim=dim, n_layers=n_layers, n_heads=4, n_kv_heads=2, head_dim=dim // 4, hidden_dim=2 * dim,
                          vocab_size=len(WORDS), sliding_window=window)
@@ -71,7 +71,7 @@ def words(ids) -> str:
     return " ".join(WORDS[i] for i in ids)
 
 
-def growing(n_layers: int, window: int | tuple, steps: int, batch: int = 32, seed: int = 0, farthest: int | None = None):
+def growing(n_layers: int, window: Window, steps: int, batch: int = 32, seed: int = 0, farthest: int | None = None):
     """Rows for train.fit, step -> (ids, weights): distances up to W at first, up to `farthest` after half the steps.
 
     farthest: a third beyond L (W - 1), where it is not given, so that what cannot be learned is asked for as well.
@@ -86,20 +86,20 @@ def growing(n_layers: int, window: int | tuple, steps: int, batch: int = 32, see
     return batches
 
 
-def beyond(n_layers: int, window: int | tuple) -> int:
+def beyond(n_layers: int, window: Window) -> int:
     """The farthest distance asked for in training: a third beyond L (W - 1), and at least 4. Of a list, W is the largest."""
     reach = n_layers * (narrow(window) - 1)
     return reach + max(4, ceil(reach / 3))
 
 
-def settings(n_layers: int, window: int | tuple) -> dict:
+def settings(n_layers: int, window: Window) -> dict:
     """Steps and learning rate for train(): 10 steps a token of reach, and more from W = 17 on, where neighbours are harder to
     tell apart (with 500 or 820 steps, 2 layers of W = 32 recall the last tokens of their reach less than surely)."""
     step = narrow(window) - 1
     return dict(steps=200 + n_layers * step * max(10, 2 * step // 3), lr=3e-3)
 
 
-def train(n_layers: int, window: int | tuple, seed: int = 0, *, steps: int | None = None, seconds: float | None = None,
+def train(n_layers: int, window: Window, seed: int = 0, *, steps: int | None = None, seconds: float | None = None,
           batch: int = 32, dim: int = 64, watch=None, progress: bool = True, **options) -> Mistral:
     """Teach a new model to look back: -> the trained Mistral. One or two layers at W = 16 take under half a minute on one core.
 

@@ -12,6 +12,7 @@ import json
 import time
 from pathlib import Path
 
+from minimistral.config import Window
 from minimistral.files import write
 from minimistral.reach import cliff, stories
 
@@ -42,7 +43,7 @@ def run(experiment: str, shapes, seeds, out=None, *, n: int | None = None, steps
         least = 4 if experiment == "stories" else 2
         if (experiment != "stories" and cliff.narrow(window) is None) or (cliff.narrow(window) or least) < least:
             raise ValueError(f"window is {window}; expected at least 2 for a cliff (full attention has none), 4 for stories.")
-    record = read(out, experiment) if out and Path(out).exists() else {"experiment": experiment, "runs": []}
+    record: dict = read(out, experiment) if out and Path(out).exists() else {"experiment": experiment, "runs": []}
     for seed in seeds:
         for layers, window in shapes:
             wanted = steps or steps_of(experiment, layers, window)
@@ -66,7 +67,8 @@ def run(experiment: str, shapes, seeds, out=None, *, n: int | None = None, steps
     return record
 
 
-def steps_of(experiment: str, layers: int, window: int | None) -> int:
+def steps_of(experiment: str, layers: int, window: Window) -> int:
+    """The steps of training that suit a shape."""
     return stories.settings(layers)["steps"] if experiment == "stories" else cliff.settings(layers, window)["steps"]
 
 
@@ -83,7 +85,7 @@ def counted(experiment: str, model, n: int | None = None, progress: bool = True)
     return [[alive, d, a.right, a.told, a.of] for (alive, d), a in found.items()]
 
 
-def distances(experiment: str, layers: int, window: int | None) -> list[int]:
+def distances(experiment: str, layers: int, window: Window) -> list[int]:
     """Where to ask: at all first distances, around each multiple of W - 1 and 1.5 W, and here and there to twice L (W - 1)."""
     window = cliff.narrow(window)
     step = (window or 16) - 1
@@ -92,22 +94,29 @@ def distances(experiment: str, layers: int, window: int | None) -> list[int]:
     at = set(range(1, 9)) | {m + off for m in marks for off in (-2, -1, 0, 1, 2)}
     at |= set(range(3, 2 * reach + 1, 4 if reach < 40 else 6))
     far = 2 * reach if window else reach
-    at = [d for d in at if 1 <= d <= far]
+    at = {d for d in at if 1 <= d <= far}
     if experiment != "stories":
-        return sorted(set(at) | set(range(1, min(far, reach + 6) + 1)))
+        return sorted(at | set(range(1, min(far, reach + 6) + 1)))
     return stories.possible(at)
 
 
 def chosen(experiment: str):
+    """The module of an experiment. Raises ValueError naming those there are."""
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment is {experiment!r}; expected one of {', '.join(EXPERIMENTS)}.")
     return EXPERIMENTS[experiment]
 
 
-def label(layers: int, window: int | None) -> str:
+def label(layers: int, window: Window) -> str:
+    """A shape as one reads it: 2 layers window 16."""
     if isinstance(window, tuple):
-        return f"{layers} layers windows " + "-".join(str(each or "none") for each in window)
+        return f"{layers} layers windows " + listed(window, "-")
     return f"{layers} layer{'s' * (layers > 1)} " + (f"window {window}" if window else "full attention")
+
+
+def listed(windows: tuple, between: str = ", ") -> str:
+    """A window for each layer, as one reads it: 16, none, 16, 16."""
+    return between.join(str(window or "none") for window in windows)
 
 
 def to_json(record: dict) -> bytes:

@@ -4,17 +4,18 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import cycle
 
+from minimistral.config import Window
 from minimistral.counting import VERSIONS
 from minimistral.doctor import cache_bytes
 from minimistral.reach import cliff, stories
-from minimistral.reach.runs import label, recorded
+from minimistral.reach.runs import label, listed, recorded
 from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
 
 SURE = 0.95
 W_7B, TOKENS_7B = 4096, 32_768
 COLOURS = (ORANGE, BLUE, GREEN, "#5b3a8c")
 MARKERS = ("o", "s", "^", "D")
-Shape = tuple[int, int | None]
+Shape = tuple[int, Window]
 
 
 def shapes(record: dict) -> list[Shape]:
@@ -40,13 +41,14 @@ def pooled(record: dict, shape: Shape, alive: int | None = None, seed: int | Non
 
 
 def seeds(record: dict, shape: Shape) -> list[int]:
+    """The seeds that a shape was trained with."""
     return sorted({r["seed"] for r in record["runs"] if (r["layers"], r["window"]) == shape})
 
 
-def reach(shape: Shape) -> int | None:
-    """L (W - 1)."""
+def reach(shape: Shape) -> int:
+    """L (W - 1), of a shape with one window for all layers."""
     layers, window = shape
-    return None if window is None else layers * (window - 1)
+    return layers * (window - 1)
 
 
 def sure_to(counts: dict, bound: float = SURE) -> int:
@@ -114,8 +116,7 @@ def _of_hybrid(record: dict) -> str:
         to = ", ".join(f"{far} of {end}" if far < end else f"all {end}" for far in sorted(set(each)))
         least = min(right / of for right, of in pooled(record, shape).values())
         kept = sum(min(window or N, N) for window in windows) / (layers * N)
-        name = ", ".join(str(window or "none") for window in windows)
-        lines.append(f"{name:22}{len(each):5}  {to:>19}  {least:>21.3f}  {kept:>29.2%}")
+        lines.append(f"{listed(windows):22}{len(each):5}  {to:>19}  {least:>21.3f}  {kept:>29.2%}")
     return "\n".join(lines)
 
 
@@ -128,10 +129,10 @@ def _of_stories(record: dict) -> str:
         cells = [f"{half_way(c, k) or '-'} ({sure_to(c) or '-'})" for k, c in zip(stories.ALIVE, every, strict=True)]
         ends = f"{reach(shape):8}{1.5 * shape[1]:7g}" if shape[1] else f"{'-':>8}{'-':>7}"
         lines.append(f"{label(*shape):24}" + "".join(f"{cell:>10}" for cell in cells) + ends + f"{len(seeds(record, shape)):7}")
-    return "\n".join([*lines, "", *conclusions(record)])
+    return "\n".join([*lines, "", *_sentences(record)])
 
 
-def conclusions(record: dict) -> list[str]:
+def _sentences(record: dict) -> list[str]:
     """Sentences about stories, each of them decided by the counts."""
     said = [_conclusion(record, shape) for shape in shapes(record)]
     far = [row for shape in shapes(record) if shape[1] for row in _rows(record, shape) if row[1] > reach(shape)]
@@ -228,7 +229,7 @@ def _draw_hybrid(record: dict, _) -> Picture:
               label=f"{layers} windows of {W}")  # fmt: skip
     looks = zip(cycle((ORANGE, GREEN, "#5b3a8c", GREY)), cycle(MARKERS[1:]), strict=False)
     for (_, windows), (colour, marker) in zip(patterns, looks, strict=False):
-        name = ", ".join(str(window or "none") for window in windows)
+        name = listed(windows)
         for n, seed in enumerate(seeds(record, (layers, windows))):
             recall = {d: right / of for d, (right, of) in pooled(record, (layers, windows), seed=seed).items()}
             style = dict(color=colour, lw=1.2, marker=marker, ms=4, markevery=(4 * n, 12))

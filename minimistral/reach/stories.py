@@ -62,6 +62,7 @@ def config(n_layers: int, window: int | None, dim: int = 64) -> MistralConfig:
 
 
 def fact(rng: random.Random, owner: int, animal: int) -> list[int]:
+    """A fact as ids: Tom's cat sleeps ."""
     return [owner, animal, ID[rng.choice(DOES)], ID["."]]
 
 
@@ -155,6 +156,7 @@ def growing(n_layers: int, window: int | None, steps: int, tokens: int = 1536, s
 
 
 def settings(n_layers: int) -> dict:
+    """Steps and learning rate for train()."""
     return dict(steps=500 if n_layers == 1 else 1100, lr=3e-3)
 
 

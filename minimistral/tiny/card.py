@@ -123,6 +123,7 @@ Licence: Apache-2.0, weights and stories.
 
 
 def main(arguments=None):
+    """Measure, print the card and, if asked to, write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {CARD.name} beside the model")
     card = text(measure())

@@ -91,6 +91,7 @@ class Person:
 
 
 def article(phrase: str) -> str:
+    """A noun with its a or an."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
@@ -371,7 +372,7 @@ class Teller:
         two go away for a while.
         """
         line = self.pick(options)
-        before, word = re.match(r"([^\[]*)\[(.+?)\]", line).groups()
+        before, word = re.findall(r"([^\[]*)\[(.+?)\]", line)[0]
         stated = self.known[word][1]
 
         def left() -> int:
@@ -427,13 +428,13 @@ class Teller:
     def _fillers(self) -> list[tuple[str, str]]:
         """Every line that suits the scene now: as it is kept, and with its names filled in."""
         if self.scene is None:
-            lines = AT_HOME
+            lines: tuple[str, ...] = AT_HOME
         else:
             lines = SIGHTS[self.scene][1:] * 3 + OUTDOORS + WEATHER[self.season][self.weather][1:]
         lines += TALK + ON_THE_WAY * self.walking
         pair = len(self.here) > 1
         unfit = UNFIT.get(self.season, []) + UNFIT.get(self.weather, []) + UNFIT["animals"] * self.animals
-        unfit = re.compile(rf"\b({'|'.join(unfit)})")
+        unfitting = re.compile(rf"\b({'|'.join(unfit)})")
         closed = {word for what, _, _ in self.known.values() if what.kind != "holder" for word in what.pool}
         recent = content(self.text[-130:])
         # Whoever was named last does not act next: the two take turns.
@@ -444,7 +445,7 @@ class Teller:
                         They=they.capitalize(), their=their, Their=their.capitalize())
         found = []
         for line in lines:
-            if line in self.told or unfit.search(line) or not pair and ("{y}" in line or '"' in line):
+            if line in self.told or unfitting.search(line) or not pair and ("{y}" in line or '"' in line):
                 continue
             if not pair and line.startswith("{x} ") and sentences(self.text)[-1].startswith(str(x)):
                 text = line.replace("{x}", x.He, 1).format(**fillings)

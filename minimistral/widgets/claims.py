@@ -3,11 +3,8 @@
 All numbers are minimistral.ledger's and minimistral.evaluation's. The script of the one moving picture looks frames up and draws.
 """
 
-import base64
-import hashlib
 import html
 import io
-import json
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +13,7 @@ from pathlib import Path
 from minimistral import bets, claims, course, ledger
 from minimistral.evaluation import difference, interval
 from minimistral.exercises.claims import CHARTS
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
 
 OURS = "Mistral 7B"
@@ -108,14 +106,7 @@ class Margins:
 
     def html(self) -> str:
         """The picture with its controls: no network, no libraries. Without scripts the still picture in it remains."""
-        whole = json.dumps(self.data(), separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-margins" data-margins="{name}">'
-            f'<img alt="{self.title()}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('MARGINS_NAME', name).replace('MARGINS_DATA', whole)}</script>"
-        )
+        return scripted("margins", "margins", self.data(), SCRIPT, self.title(), draw(self).png)
 
     def __repr__(self):
         return self.text()
@@ -287,6 +278,7 @@ def charts() -> Picture:
 
 
 def drawn(how: str, base: float) -> str:
+    """In words, what kind of picture it is."""
     if how == "circles":
         return "Two circles; these are their diameters."
     steps = ", and each step of it is ten times the one before" if how == "log bars" else ""
@@ -294,6 +286,7 @@ def drawn(how: str, base: float) -> str:
 
 
 def columns(ax, values, base, log):
+    """Two bars on an axis that begins at `base`, on a log scale if asked for."""
     ax.bar((0, 1), [v - base for v in values], bottom=base, color=(GREY, BLUE), width=0.6)
     for x, v in enumerate(values):
         ax.text(x, v, f"{v:g}", ha="center", va="bottom", fontweight="bold")
@@ -308,6 +301,7 @@ def columns(ax, values, base, log):
 
 
 def circles(ax, values, *_):
+    """Two circles whose diameters are the values."""
     from matplotlib.patches import Circle
 
     unit, spots = 1 / max(values), (0.0, 1.0)
@@ -363,6 +357,7 @@ class Ledger:
 
 
 def where(row: ledger.Row) -> str:
+    """How a verdict was found, and which chapter and tests hold it."""
     chapter, tests = HELD[row.claim.id]
     held = ", ".join([*([place(chapter)] if chapter else []), *(f"tests/{test}.py" for test in tests)])
     return f"{row.how}; {held}" if held else f"{row.how}, no test"
@@ -386,6 +381,7 @@ def _ledger_row(row: ledger.Row) -> str:
 
 
 def place(chapter: str) -> str:
+    """A chapter as one reads it."""
     return f"{'notebook' if chapter == APPENDIX else 'chapter'} {chapter}"
 
 

@@ -1,11 +1,7 @@
 """Chapter 10: what a 7B needs of a memory, drawn as one bar: weights, cache, workspace; and which machines that fits."""
 
-import base64
 import ctypes
-import hashlib
-import html
 import io
-import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -18,6 +14,7 @@ from minimistral import checkpoint, doctor
 from minimistral.counting import VERSIONS
 from minimistral.doctor import GIB
 from minimistral.quantize import planned_bytes
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
 
 #: name -> MiB. GPUs as nvidia-smi reports them: less than what is printed on the box where the card corrects errors
@@ -163,14 +160,7 @@ class Planner:
             "colours": list(COLOURS.values()), "machines": {name: round(mib / 1024, 2) for name, mib in MACHINES.items()},
             "versions": {name: config.sliding_window is not None for name, config in VERSIONS.items()}, "start": asdict(self),
         }  # fmt: skip
-        whole = json.dumps(data, separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-memory" data-plan="{name}">'
-            f'<img alt="{html.escape(self.title())}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('PLAN_NAME', name).replace('PLAN_DATA', whole)}</script>"
-        )
+        return scripted("memory", "plan", data, SCRIPT, self.title(), draw(self).png)
 
     def __repr__(self):
         return self.text()

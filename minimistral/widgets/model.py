@@ -76,6 +76,7 @@ def gates() -> Picture:
 
 
 def kind(part: str) -> str:
+    """What a part of counting.parameters or counting.flops belongs to: one of KINDS."""
     return next(name for name, parts in KINDS.items() if part in parts)
 
 

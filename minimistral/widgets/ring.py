@@ -149,6 +149,7 @@ def narrow(window: int) -> Mistral:
 
 @functools.cache
 def frames(tokens: tuple[int, ...], window: int, chunk_size: int) -> tuple[Frame, ...]:
+    """run() of the small model in a ring of this window, kept: every frame of one run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for so few tokens more of them only wait for each other
     try:
@@ -173,6 +174,7 @@ def listed(numbers) -> str:
 
 
 def many(numbers, what: str) -> str:
+    """"slot 3", "slots 3 and 4"."""
     numbers = list(numbers)
     return f"{what}{'s' * (len(numbers) > 1)} {listed(numbers)}"
 

@@ -4,16 +4,14 @@ All numbers are minimistral.roofline's, worked out in Python for every place of 
 and draws.
 """
 
-import base64
-import hashlib
 import io
-import json
 from dataclasses import dataclass
 from functools import cache, partial
 from math import log2
 
 from minimistral import roofline
 from minimistral.counting import VERSIONS
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import BLUE, GREEN, ORANGE, Picture, figure, finish
 
 MISTRAL_7B = VERSIONS["v0.1"]
@@ -57,6 +55,7 @@ def side(N: int, W: int | None, batch: int, gpu: str) -> tuple[str, str, str]:
 
 
 def seconds(x: float) -> str:
+    """A time as the picture shows it."""
     return f"{1000 * x:.0f} ms" if x < 1 else f"{x:.1f} s" if x < 100 else f"{x / 60:.0f} min"
 
 
@@ -127,14 +126,7 @@ class Ceilings:
 
     def html(self) -> str:
         """The picture with its sliders: no network, no libraries. Without scripts the still picture in it remains."""
-        whole = json.dumps(self.data(), separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-ceilings" data-ceilings="{name}">'
-            f'<img alt="{self.title()}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('CEILINGS_NAME', name).replace('CEILINGS_DATA', whole)}</script>"
-        )
+        return scripted("ceilings", "ceilings", self.data(), SCRIPT, self.title(), draw(self).png)
 
     def __repr__(self):
         return self.text()

@@ -124,6 +124,7 @@ class Cut:
 
 
 def percent(share) -> str:
+    """A share as the picture shows it."""
     return f"{100 * float(share):.1f} %"
 
 

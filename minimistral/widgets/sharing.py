@@ -4,10 +4,7 @@ The map is never calculated from h // group. Key heads are given their own numbe
 through attend(): softmax over one key is 1, so what comes out of query head h is the number of the key head it used.
 """
 
-import base64
-import hashlib
 import io
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
@@ -16,6 +13,7 @@ import torch
 from minimistral.attention import attend
 from minimistral.cache import RollingBuffer
 from minimistral.counting import VERSIONS
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import BLUE, GREY, GROUPS, ORANGE, Picture, figure, finish
 
 RULES = {"group": "h // group", "mod": "h mod n_kv_heads"}
@@ -46,10 +44,12 @@ def cache_bytes(n_kv_heads: int, tokens: int = TOKENS) -> int:
 
 
 def count(n: int, what: str) -> str:
+    """"1 key head", "8 key heads"."""
     return f"{n} {what}{'s' * (n > 1)}"
 
 
 def gib(n_bytes: int) -> str:
+    """Bytes as the map shows them."""
     return f"{n_bytes / 2**30:g} GiB"
 
 
@@ -112,14 +112,7 @@ class HeadMap:
             "frames": self.frames(), "stops": self.stops(), "divisors": {n: divisors(n) for n in self.stops()},
             "rules": RULES, "colours": GROUPS, "start": asdict(self),
         }  # fmt: skip
-        whole = json.dumps(data, separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-sharing" data-map="{name}">'
-            f'<img alt="{self.title()}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('MAP_NAME', name).replace('MAP_DATA', whole)}</script>"
-        )
+        return scripted("sharing", "map", data, SCRIPT, self.title(), draw(self).png)
 
     def __repr__(self):
         return self.text()
@@ -129,6 +122,7 @@ class HeadMap:
 
 
 def divisors(n: int) -> list[int]:
+    """All whole numbers that divide n."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
@@ -214,10 +208,12 @@ def draw_map(ax, state: HeadMap):
 
 
 def colour(kv: int) -> str:
+    """A key head's colour; its query heads have the same."""
     return GROUPS[kv % len(GROUPS)]
 
 
 def box(ax, x, y, number, face, n):
+    """A head's number in a rounded box; smaller where there are many."""
     style = {"boxstyle": "round,pad=0.3", "facecolor": face, "edgecolor": "none"}
     words = {"ha": "center", "va": "center", "color": "white", "fontsize": 9 if n <= 16 else 7 if n <= 40 else 5}
     ax.text(x, y, f"{number:2}" if n > 9 else number, bbox=style, zorder=2, **words)
@@ -278,6 +274,7 @@ def work(T: int = 6) -> Picture:
 
 
 def square(x, y, face):
+    """One cell of a head's numbers."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), 0.9, 0.9, facecolor=face)

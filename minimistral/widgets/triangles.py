@@ -7,13 +7,11 @@ Letters: o own block, b the block before, s and u the two halves of a square tha
 the step is about them. "-" out of the window, "." the future.
 """
 
-import base64
-import hashlib
 import io
-import json
 from dataclasses import dataclass
 
 from minimistral import masks
+from minimistral.widgets.page import scripted
 from minimistral.widgets.picture import FUTURE, HATCH, Picture, figure, finish
 from minimistral.window import pieces
 
@@ -144,14 +142,7 @@ class Triangles:
             "frames": self.frames(), "blocks": BLOCKS, "steps": STEPS, "colours": COLOURS, "w": W,
             "start": {"n": self.n, "step": self.step},
         }  # fmt: skip
-        whole = json.dumps(data, separators=(",", ":"))
-        name = hashlib.sha256(whole.encode()).hexdigest()[:12]
-        still = base64.b64encode(draw(self).png).decode()
-        return (
-            f'<div class="mm-triangles" data-triangles="{name}">'
-            f'<img alt="{self.title()}. {self.words()}" src="data:image/png;base64,{still}"></div>'
-            f"<script>{SCRIPT.replace('TRIANGLES_NAME', name).replace('TRIANGLES_DATA', whole)}</script>"
-        )
+        return scripted("triangles", "triangles", data, SCRIPT, f"{self.title()}. {self.words()}", draw(self).png)
 
     def __repr__(self):
         return self.text()
@@ -161,10 +152,12 @@ class Triangles:
 
 
 def listed(numbers) -> str:
+    """Numbers with commas."""
     return ", ".join(map(str, numbers))
 
 
 def count(n: int) -> str:
+    """A small number as a word."""
     return "one" if n == 1 else str(n)
 
 
