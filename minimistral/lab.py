@@ -18,6 +18,7 @@ from minimistral.files import write
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "00_*.ipynb"
 MANIFEST = ".sync.json"
+PROJECTOR = Path(__file__).parent / "projector"  # holds custom.css
 
 
 class LabError(ValueError):
@@ -106,10 +107,11 @@ def find_notebooks(root: Path) -> Path:
     return folder
 
 
-def lab(port: int = 8888, browser: bool = True):
+def lab(port: int = 8888, browser: bool = True, projector: bool = False):
     """Sync my/ and serve JupyterLab on chapter 00 until stopped; return its exit status.
 
-    port: the first one to try. browser: open one, where there is a display.
+    port: the first one to try. browser: open one, where there is a display. projector: large type, pictures and widgets, for this
+    run only: JupyterLab loads one more style sheet, and no setting is changed.
     """
     notebooks, mine = find_notebooks(ROOT), ROOT / "my"
     for line in sync(notebooks, mine):
@@ -130,9 +132,15 @@ def lab(port: int = 8888, browser: bool = True):
     ]
     options += [] if opens else ["--no-browser"]
     options += ["--allow-root"] if is_root() else []
+    options += large_type() if projector else []
     # the kernel "python3" is this environment's, whatever the user has installed elsewhere
     env = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
     return run([sys.executable, "-m", "jupyterlab", *options], env)
+
+
+def large_type() -> list[str]:
+    """Options with which JupyterLab loads projector/custom.css after its own style sheets."""
+    return ["--LabApp.custom_css=True", f"--ServerApp.tornado_settings={ {'static_custom_path': str(PROJECTOR)} }"]
 
 
 def run(command: list[str], env: dict) -> int:
