@@ -1,4 +1,4 @@
-"""TEACHING.md keeps its word: a section for each chapter, plans that fit their minutes, and no cell, exercise or heading that is not there."""
+"""TEACHING.md keeps its word: a section a chapter, plans that fit their minutes, nothing named that is not in the notebook."""
 
 import inspect
 import json
