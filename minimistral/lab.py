@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKED = ROOT / "minimistral" / "notebooks"  # where a wheel brings the course along; setup.py puts it there
 FIRST = "00_*.ipynb"
 MANIFEST = ".sync.json"
+PROJECTOR = Path(__file__).parent / "projector"  # holds custom.css
 
 
 class LabError(ValueError):
@@ -186,10 +187,11 @@ def lay(folder: str | Path) -> list[str]:
         return sync(find_notebooks(), folder)
 
 
-def lab(port: int = 8888, browser: bool = True, folder: str | Path | None = None):
+def lab(port: int = 8888, browser: bool = True, folder: str | Path | None = None, projector: bool = False) -> int:
     """Bring the learner's folder up to date and serve JupyterLab on chapter 00 until stopped; return its exit status.
 
-    port: the first one to try. browser: open one, where there is a display. folder: see own().
+    port: the first one to try. browser: open one, where there is a display. folder: see own(). projector: large type, pictures
+    and widgets, for this run only: JupyterLab loads one more style sheet, and no setting is changed.
     """
     mine = own(folder)
     for line in lay(mine):
@@ -212,9 +214,15 @@ def lab(port: int = 8888, browser: bool = True, folder: str | Path | None = None
     ]
     options += [] if opens else ["--no-browser"]
     options += ["--allow-root"] if is_root() else []
+    options += large_type() if projector else []
     # the kernel "python3" is this environment's, whatever the user has installed elsewhere
     env = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
     return run([sys.executable, "-m", "jupyterlab", *options], env)
+
+
+def large_type() -> list[str]:
+    """Options with which JupyterLab loads projector/custom.css after its own style sheets."""
+    return ["--LabApp.custom_css=True", f"--ServerApp.tornado_settings={ {'static_custom_path': str(PROJECTOR)} }"]
 
 
 def run(command: list[str], env: dict) -> int:

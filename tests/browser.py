@@ -133,10 +133,10 @@ class Chromium:
 
 
 class Lab:
-    """JupyterLab serving a folder, with no settings but its own, and a browser to look at it."""
+    """JupyterLab serving a folder, with no settings but its own, and a browser to look at it. options: more of its own."""
 
-    def __init__(self, folder, seconds: float = 180):
-        self.folder, self.seconds = Path(folder).resolve(), seconds
+    def __init__(self, folder, seconds: float = 180, options=()):
+        self.folder, self.seconds, self.options = Path(folder).resolve(), seconds, options
 
     def __enter__(self):
         with ExitStack() as stack:
@@ -164,7 +164,7 @@ class Lab:
         options = [
             "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
             "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={self.folder}",
-            "--LabApp.expose_app_in_browser=True",
+            "--LabApp.expose_app_in_browser=True", *self.options,
         ]
         command = [sys.executable, "-m", "jupyterlab", *options]
         with open(own / "log", "wb") as log:
