@@ -11,4 +11,4 @@ def arguments(parser):
 def run(args):
     from minimistral.lab import lab
 
-return lab(args.port, browser=not args.no_browser, folder=args.folder, projector=args.projector)
+    return lab(args.port, browser=not args.no_browser, folder=args.folder, projector=args.projector)
