@@ -279,7 +279,7 @@ def test_a_result_in_words_in_a_table_and_as_a_picture():
     assert lines[1].split() == ["W", "T"] + 3 * ["one", "shot", "one", "by", "one", "chunks"]
     assert lines[4].split() == "2 3 1 1 2 1 1 2 ✗ 1 of 1 1 ✗ 1 of 2".split()
     assert "✗" not in green.table()
-    bundle = bad._repr_mimebundle_()
+    bundle, _ = bad._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG") and bundle["text/plain"] == f"{bad!r}\n{bad.table()}"
 
 

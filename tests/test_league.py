@@ -20,10 +20,10 @@ def test_bytes_are_those_of_the_cache_that_is_used(windows):
 
 
 def test_the_budget_is_a_quarter_and_a_full_layer_does_not_fit():
-    assert league.n_bytes((None,) * 4) == 4 * league.BUDGET
+    assert league.n_bytes((None,) * 4) == 512 * 256 and league.n_bytes((36,) * 4) == league.BUDGET
     assert league.checked([32] * 4, league.BUDGET) == (32,) * 4
     over = league.n_bytes((None, 4, 4, 4)) - league.BUDGET
-    with pytest.raises(league.LeagueError, match=rf"{over:,} more than the budget of 32,768: make a window narrower"):
+    with pytest.raises(league.LeagueError, match=rf"{over:,} more than the budget of 36,864: make a window narrower"):
         league.enter("eye", (None, 4, 4, 4))
 
 

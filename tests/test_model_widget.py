@@ -41,7 +41,7 @@ def test_every_picture_has_a_text_twin(tiny, views):
         view.lens(views[1], views[0].labels, tiny[1]), view.votes(torch.tensor([0.5, 2.0, -1.0]), "and"),
     ):  # fmt: skip
         assert isinstance(picture, Picture) and picture.png.startswith(PNG) and len(picture.png) > 2_000
-        assert picture._repr_mimebundle_()["text/plain"] == repr(picture) and len(picture.text.splitlines()) >= 2
+        assert picture._repr_mimebundle_()[0]["text/plain"] == repr(picture) and len(picture.text.splitlines()) >= 2
 
 
 def test_the_layers_drawing_is_what_the_code_of_a_layer_says():

@@ -336,7 +336,7 @@ def test_names_table_and_picture(model, tokens):
     labels = [f"word{n}" for n in range(T)]
     found = probe.compare(model, tokens[0].tolist(), probe.at_once, probe.through(museum.WritesFirst, 3), labels=labels)
     assert "query 3 (word3): b does not see key" in repr(found) and re.search(r"key (\d) \(word\1\)", repr(found))
-    bundle = found._repr_mimebundle_()
+    bundle, _ = found._repr_mimebundle_()
     assert bundle["image/png"].startswith(PNG) and bundle["text/plain"] == found.text()
     assert len(found.rows) == 4 and found.rows[0][0] == found.key
     for key, x, y in found.rows:
@@ -345,7 +345,7 @@ def test_names_table_and_picture(model, tokens):
     agreed = probe.compare(model, tokens, probe.at_once, probe.through(sizes=3))
     assert agreed._repr_mimebundle_() == {"text/plain": repr(agreed)}
     elsewhere = probe.compare(model, tokens, probe.at_once, scaled("output.weight", 1.1))
-    assert elsewhere._repr_mimebundle_()["image/png"].startswith(PNG)
+    assert elsewhere._repr_mimebundle_()[0]["image/png"].startswith(PNG)
 
 
 def test_the_maps_are_the_weights(model, tokens):

@@ -1,13 +1,17 @@
 """Pictures: what they say in words is what the model computed; they are real PNGs; bad input is one sentence."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import minimistral as mm
 from minimistral import course
 from minimistral.attention import weights
 from minimistral.widgets import attention, tour
-from minimistral.widgets.picture import Folded, Picture
+from minimistral.widgets.picture import Folded, Picture, figure, finish
 from minimistral.widgets.record import best_head, record
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -54,10 +58,23 @@ def test_every_picture_has_a_text_twin(tiny, rec):
     ]
     for picture in made:
         assert isinstance(picture, Picture) and picture.png.startswith(PNG) and len(picture.png) > 2_000
-        bundle = picture._repr_mimebundle_()
+        bundle, told = picture._repr_mimebundle_()
         assert bundle["text/plain"] == repr(picture) and len(repr(picture)) > 40
+        assert told == {"image/png": {"alt": repr(picture)}}
     best = rec.logits[-1].softmax(-1).max().item()
     assert f"{best:.1%}" in made[3].text.splitlines()[0]
+
+
+def test_few_colours_look_the_same_and_are_light():
+    def drawn(colours):
+        made, ax = figure(6, 3)
+        ax.imshow(torch.arange(60.0).view(6, 10), cmap="viridis")
+        ax.plot([0, 9], [0, 5], color="red")
+        return finish(made, "a slope", colours=colours)
+
+    few, many = drawn(128), drawn(256)
+    was, now = (np.asarray(Image.open(io.BytesIO(one.png)).convert("RGB"), dtype=int) for one in (many, few))
+    assert (abs(was - now).max(-1) > 40).mean() < 0.001 and len(few.png) < 12_000
 
 
 def test_the_best_head_is_the_one_that_looks_hardest(rec):

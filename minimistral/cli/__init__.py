@@ -47,11 +47,8 @@ def load(folder: str | None, parallel: bool = False):
 
     Refuses a folder without a tokenizer.
     """
-    import minimistral as mm
-
-    if parallel:
-        from minimistral import parallel as mm
-    model, tokenizer = mm.load(folder) if folder else mm.load_tiny()
+    source = import_module("minimistral.parallel" if parallel else "minimistral")
+    model, tokenizer = source.load(folder) if folder else source.load_tiny()
     if tokenizer is None:
         raise ValueError(f"{folder} holds no tokenizer.model: put the model's own beside its weights.")
     return model, tokenizer

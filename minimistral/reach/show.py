@@ -114,7 +114,7 @@ def _of_hybrid(record: dict) -> str:
         each = [sure_to(pooled(record, shape, seed=s)) for s in seeds(record, shape)]
         end = max(pooled(record, shape))
         to = ", ".join(f"{far} of {end}" if far < end else f"all {end}" for far in sorted(set(each)))
-        least = min(right / of for right, of in pooled(record, shape).values())
+        least = min(right / of for s in seeds(record, shape) for right, of in pooled(record, shape, seed=s).values())
         kept = sum(min(window or N, N) for window in windows) / (layers * N)
         lines.append(f"{listed(windows):22}{len(each):5}  {to:>19}  {least:>21.3f}  {kept:>29.2%}")
     return "\n".join(lines)
@@ -228,11 +228,12 @@ def _draw_hybrid(record: dict, _) -> Picture:
     left.plot(*_points({d: right / of for d, (right, of) in alone.items()}), color=BLUE, lw=2, marker="o", ms=3.5, markevery=4,
               label=f"{layers} windows of {W}")  # fmt: skip
     looks = zip(cycle((ORANGE, GREEN, "#5b3a8c", GREY)), cycle(MARKERS[1:]), strict=False)
-    for (_, windows), (colour, marker) in zip(patterns, looks, strict=False):
+    for turn, ((_, windows), (colour, marker)) in enumerate(zip(patterns, looks, strict=False)):
         name = listed(windows)
         for n, seed in enumerate(seeds(record, (layers, windows))):
             recall = {d: right / of for d, (right, of) in pooled(record, (layers, windows), seed=seed).items()}
-            style = dict(color=colour, lw=1.2, marker=marker, ms=4, markevery=(4 * n, 12))
+            dashes = (6 * turn, (6, 6 * len(patterns) - 6)) if len(patterns) > 1 else "-"  # by turns: lines may lie on one another
+            style = dict(color=colour, lw=1.8, ls=dashes, marker=marker, ms=4, markevery=(4 * n + 2 * turn, 12))
             left.plot(*_points(recall), **style, label="" if n else name)
     left.axhline(cliff.CHANCE, color=GREY, lw=1, zorder=0)
     left.text(1.5, cliff.CHANCE + 0.02, f"a blind guess: 1 in {len(cliff.ANIMALS)}", color="#555", fontsize=8.5)

@@ -4,7 +4,6 @@ All numbers are minimistral.ledger's and minimistral.evaluation's. The script of
 """
 
 import html
-import io
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -178,8 +177,6 @@ for (const host of document.querySelectorAll('.mm-margins[data-margins="MARGINS_
 
 def draw(state: Margins) -> Picture:
     """The margins as a still picture, in few colours: it goes into the page twice."""
-    from PIL import Image
-
     made, ax = figure(7.6, 4.1)
     ax.axvline(0, color="#555", lw=1.2)
     for y, row in enumerate(state.rows()):
@@ -190,9 +187,7 @@ def draw(state: Margins) -> Picture:
     ax.grid(axis="x", alpha=0.25)
     ax.set(xlim=scale(state.rival), xlabel="points; the bars are 95 % intervals")
     ax.set_title(state.title(), loc="left")
-    picture, small = finish(made, state.text(), dpi=90), io.BytesIO()
-    Image.open(io.BytesIO(picture.png)).convert("RGB").quantize(32).save(small, "png", optimize=True)
-    return Picture(small.getvalue(), picture.text)
+    return finish(made, state.text(), dpi=90, colours=32)
 
 
 def mark(ax, row: Margin, y: float):

@@ -1,7 +1,6 @@
 """Chapter 10: what a 7B needs of a memory, drawn as one bar: weights, cache, workspace; and which machines that fits."""
 
 import ctypes
-import io
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -250,8 +249,6 @@ for (const host of document.querySelectorAll('.mm-memory[data-plan="PLAN_NAME"]:
 
 def draw(state: Planner) -> Picture:
     """The bar as a still picture, in few colours: it goes into the page twice."""
-    from PIL import Image
-
     made, ax = figure(8.2, 2.1)
     at, memory = 0.0, state.memory()
     for name, size in state.parts().items():
@@ -265,9 +262,7 @@ def draw(state: Planner) -> Picture:
     ax.spines["left"].set_visible(False)
     ax.set_title(f"{state.title()}\n{state.verdict()}", loc="left", fontsize=9)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.55), ncols=4, frameon=False, fontsize=9)
-    picture, small = finish(made, state.text(), dpi=90), io.BytesIO()
-    Image.open(io.BytesIO(picture.png)).convert("RGB").quantize(32).save(small, "png", optimize=True)
-    return Picture(small.getvalue(), picture.text)
+    return finish(made, state.text(), dpi=90, colours=32)
 
 
 # --- memory while a model is loaded -----------------------------------------------------------------------------------------

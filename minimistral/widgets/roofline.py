@@ -4,7 +4,6 @@ All numbers are minimistral.roofline's, worked out in Python for every place of 
 and draws.
 """
 
-import io
 from dataclasses import dataclass
 from functools import cache, partial
 from math import log2
@@ -202,8 +201,6 @@ for (const host of document.querySelectorAll('.mm-ceilings[data-ceilings="CEILIN
 
 def draw(state: Ceilings) -> Picture:
     """The ceilings as a still picture, in few colours: it goes into the page twice."""
-    from PIL import Image
-
     made, ax = figure(7.6, 2.5)
     values = state.ratios()
     ax.barh(range(4), [place(x) for x in values], color=FACES, height=0.62)
@@ -215,9 +212,7 @@ def draw(state: Ceilings) -> Picture:
     ax.invert_yaxis()
     ax.set(xlim=(0, 1.05), xlabel="with the window, at most so many times as fast")
     ax.set_title(state.title(), loc="left")
-    picture, small = finish(made, state.text(), dpi=90), io.BytesIO()
-    Image.open(io.BytesIO(picture.png)).convert("RGB").quantize(32).save(small, "png", optimize=True)
-    return Picture(small.getvalue(), picture.text)
+    return finish(made, state.text(), dpi=90, colours=32)
 
 
 # --- where it pays --------------------------------------------------------------------------------------------------------

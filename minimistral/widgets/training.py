@@ -1,6 +1,5 @@
 """Chapter 09: the learning rate drawn, a bet on the cliff settled, and heads found by what they do."""
 
-import io
 from dataclasses import dataclass
 
 import torch
@@ -44,29 +43,16 @@ def losses(found: dict[float, float], before: float) -> Picture:
     return finish(made, f"before the step      loss {before:.2f}\n{text}")
 
 
-# --- recorded runs --------------------------------------------------------------------------------------------------------
-
-
-def recorded(record: dict) -> Picture:
-    """reach.picture(record) in 128 colours: it looks the same and takes a third of the bytes, so that the page stays light."""
-    from PIL import Image
-
-    from minimistral import reach
-
-    drawn, out = reach.picture(record), io.BytesIO()
-    few = Image.open(io.BytesIO(drawn.png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
-    few.save(out, format="png", optimize=True)
-    return Picture(out.getvalue(), drawn.text)
-
-
 # --- the cliff ------------------------------------------------------------------------------------------------------------
 
 
 def cliff_picture(model: Mistral, counts: dict[int, tuple[int, int]]) -> Picture:
     """One model's recall against distance, in the dress of the recorded runs: counts as reach.cliff.counts gives them."""
+    from minimistral import reach
+
     c = model.config
     run = dict(layers=c.n_layers, window=c.sliding_window, seed=0, counts=[[d, *pair] for d, pair in counts.items()])
-    return recorded({"experiment": "cliff", "runs": [run]})
+    return reach.picture({"experiment": "cliff", "runs": [run]})
 
 
 def bet_on_cliff(bet: int | None, forgotten: int | None) -> str:
