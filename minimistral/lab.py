@@ -261,6 +261,7 @@ def has_display() -> bool:
 
 
 def is_root() -> bool:
+    """Whether this process runs as root, as which Jupyter wants to be told that it may."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 

@@ -163,6 +163,7 @@ def fit(model: Mistral, batches: Callable, *, steps: int | None = None, seconds:
 
 
 def bar(steps, seconds, log: Log, progress: bool):
+    """The progress bar of a training that ends after so many steps, or else after so many seconds."""
     from tqdm.auto import tqdm
 
     if seconds is None:
@@ -181,6 +182,7 @@ def pair(batch, model: Mistral) -> tuple[Tensor, Tensor | None]:
 
 
 def check_settings(model, settings, every, log_every, folder, resume):
+    """Refuse, before anything is computed, what fit() cannot train with: raises TrainingError."""
     counts = dict(steps=settings["steps"], accumulate=settings["accumulate"], every=every, log_every=log_every)
     for name, value in counts.items():
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -198,6 +200,7 @@ def check_settings(model, settings, every, log_every, folder, resume):
 
 
 def check_rows(ids: Tensor, window: int | None, step: int):
+    """Refuse rows that are none (TrainingError); warn once of rows too short to cross the widest window."""
     if ids.ndim != 2 or ids.dtype != torch.int64 or ids.shape[1] < 2:
         raise TrainingError(f"batches({step}) gave ids {tuple(ids.shape)} {ids.dtype}; expected (B, T + 1) int64, T at least 1.")
     if step == 0 and window is not None and (T := ids.shape[1] - 1) <= window:
@@ -206,6 +209,7 @@ def check_rows(ids: Tensor, window: int | None, step: int):
 
 
 def check_number(value: float, norm: float, step: int, checkpoint: TrainingCheckpoint):
+    """Refuse a loss, or a gradient's length, that is not a number: raises TrainingError, which names the last good checkpoint."""
     if not (math.isfinite(value) and math.isfinite(norm)):
         raise TrainingError(f"At step {step} the loss is {value} and the length of its gradient {norm}; {checkpoint}. "
                             "Take a smaller lr, and look at what batches() gives for this step.")

@@ -498,3 +498,18 @@ def test_the_learners_folder_is_not_in_the_repository():
 def test_the_manifest_says_what_the_docstring_says(my):
     manifest = json.loads((my / ".sync.json").read_text())
     assert {name: sorted(entry) for name, entry in manifest.items()} == {"01_a.ipynb": ["laid", "offers", "seen"]}
+
+
+def test_the_course_is_its_files_without_what_jupyter_and_python_leave_behind(tmp_path):
+    for name in ("00_a.ipynb", "glossary.md", "data/a.json", ".ipynb_checkpoints/00_a.ipynb", "__pycache__/x.pyc", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    found = [path.relative_to(tmp_path).as_posix() for path in lab.course_files(tmp_path)]
+    assert found == ["00_a.ipynb", "data/a.json", "glossary.md"]
+
+
+def test_a_folder_without_the_course_is_no_copy_of_it(tmp_path):
+    with pytest.raises(lab.LabError, match="There is no copy of the course in"):
+        lab.existing(tmp_path)
+    (tmp_path / "05_rolling_buffer.ipynb").write_text("{}", encoding="utf-8")
+    assert lab.existing(str(tmp_path)) == tmp_path

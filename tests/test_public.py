@@ -17,13 +17,6 @@ ROOT = Path(__file__).parent.parent
 INSIDE = ("bench", "cli", "exercises", "tiny", "widgets")
 #: described once for all of them, in cli.parser() and in museum/plants.py, and reached through what these collect
 COMMAND, REGISTERED = {"arguments", "run"}, "plant"
-#: still to be mended, then taken out here: docstrings, and a chapter that is being written
-OWED = {
-    "minimistral.exercises.frame.copies", "minimistral.lab.course_files", "minimistral.lab.is_root",
-    "minimistral.tiny.train.Stage", "minimistral.tiny.train.main", "minimistral.train.bar", "minimistral.train.check_number",
-    "minimistral.train.check_rows", "minimistral.train.check_settings", "minimistral.league.LeagueError",
-    "minimistral.league.enter",
-}  # fmt: skip
 
 
 @cache
@@ -80,18 +73,18 @@ def lacks(module: str, node) -> list[str]:
     place = module.split(".")[-1]
     tried = {node.name} | ({place} if {*module.split(".")} & {*INSIDE} else set())
     tried |= returning(module, node.name) if isinstance(node, ast.ClassDef) else set()
-    shown = {node.name, place} | imports()[module]
+    shown = {node.name, place} | imports().get(module, set())
     has = {"a docstring": ast.get_docstring(node), "a test": tried & words("tests"), "a chapter": shown & words("pages")}
     return [what for what, there in has.items() if not there]
 
 
 def test_every_public_function_has_a_docstring_a_test_and_a_chapter():
     found = {f"{module}.{node.name}": lacks(module, node) for module, node in public()}
-    told = [f"{name} lacks {' and '.join(missing)}" for name, missing in found.items() if missing and name not in OWED]
+    told = [f"{name} lacks {' and '.join(missing)}" for name, missing in found.items() if missing]
     assert not told, "\n".join(told)
 
 
 def test_the_rule_sees_what_is_missing():
     stranger = ast.parse("def unheard_of(): pass").body[0]
-    assert lacks("minimistral.league", stranger) == ["a docstring", "a test", "a chapter"]
-    assert len(public()) > 300 and OWED <= {f"{module}.{node.name}" for module, node in public()}
+    assert lacks("minimistral.hub_of_nothing", stranger) == ["a docstring", "a test", "a chapter"]
+    assert len(public()) > 300

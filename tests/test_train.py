@@ -640,3 +640,17 @@ def test_the_command_writes_nothing_where_it_cannot_train(tmp_path, tokenizer, c
     out.mkdir()
     (out / "params.json").write_text(json.dumps({}))
     assert command("stories", "--out", out) == 2 and "already holds a model" in capsys.readouterr().err
+
+
+def test_what_is_refused_is_refused_before_and_between_steps():
+    model, good = train.new_model(CONFIG, 1), dict(steps=3, seconds=None, lr=1e-3, clip=1.0, accumulate=1)
+    train.check_settings(model, good, 1, 1, None, False)
+    for change, words in ((dict(steps=0), "steps is 0"), (dict(lr=-1.0), "lr is -1.0"), (dict(steps=None), "Neither steps nor")):
+        with pytest.raises(train.TrainingError, match=words):
+            train.check_settings(model, good | change, 1, 1, None, False)
+    train.check_rows(torch.zeros(2, 9, dtype=torch.int64), 4, step=0)
+    with pytest.raises(train.TrainingError, match=r"gave ids \(2, 1\)"):
+        train.check_rows(torch.zeros(2, 1, dtype=torch.int64), 4, step=0)
+    train.check_number(1.0, 2.0, 3, "no checkpoint")
+    with pytest.raises(train.TrainingError, match="At step 3 the loss is nan and the length of its gradient 2.0; no checkpoint"):
+        train.check_number(float("nan"), 2.0, 3, "no checkpoint")

@@ -277,6 +277,7 @@ def dense(T, window, sinks):
 
 
 def ranked(seen):
+    """Of each key that a query sees: how many seen ones stand between it and the query's own, it counted; else -1."""
     return torch.where(seen, seen.flip(1).cumsum(1).flip(1) - 1, -1)
 
 
@@ -360,10 +361,12 @@ INF = float("inf")
 
 
 def far(windows) -> float:
+    """How many tokens back a pattern reaches; infinite where a layer sees all."""
     return INF if None in windows else sum(windows) - len(windows)
 
 
 def slots_of(windows, tokens: int) -> int:
+    """How many keys all layers together keep after so many tokens."""
     return sum(tokens if W is None else min(W, tokens) for W in windows)
 
 

@@ -294,6 +294,7 @@ def _text(value, how=repr) -> str:
 
 
 def copies(case):
+    """A case's arguments, copied: an answer may change what it was given, and the next one must not see it."""
     return tuple(x.clone() if isinstance(x, torch.Tensor) else x if callable(x) else copy.deepcopy(x) for x in case)
 
 

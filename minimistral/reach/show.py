@@ -232,7 +232,7 @@ def _draw_hybrid(record: dict, _) -> Picture:
         name = listed(windows)
         for n, seed in enumerate(seeds(record, (layers, windows))):
             recall = {d: right / of for d, (right, of) in pooled(record, (layers, windows), seed=seed).items()}
-            dashes = (6 * turn, (6, 6 * len(patterns) - 6)) if len(patterns) > 1 else "-"  # by turns: lines may lie on one another
+            dashes = (6 * turn, (6, 6 * len(patterns) - 6)) if len(patterns) > 1 else "-"  # by turns, so that all are seen
             style = dict(color=colour, lw=1.8, ls=dashes, marker=marker, ms=4, markevery=(4 * n + 2 * turn, 12))
             left.plot(*_points(recall), **style, label="" if n else name)
     left.axhline(cliff.CHANCE, color=GREY, lw=1, zorder=0)

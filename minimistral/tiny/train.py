@@ -131,6 +131,8 @@ def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance:
 
 @dataclass(frozen=True)
 class Stage:
+    """One part of the training: what its rows are, how many, how fast it learns and how much the answers weigh."""
+
     name: str
     rows: Callable
     length: int  # tokens a row
@@ -148,6 +150,7 @@ STAGES = (
 
 
 def main(arguments=None):
+    """Make vocabulary and model, and write them with their record; --out and --seed say where and from what."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=1)

@@ -41,6 +41,7 @@ def train(window: int | None, tokenizer: Tokenizer, seed: int, steps: int, progr
 
 
 def main(arguments=None):
+    """Train both twins and write them with their records; --out, --seed and --steps say where, from what and how long."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=1)

@@ -67,6 +67,7 @@ class Shared:
 
 
 def listed(at: list[int]) -> str:
+    """Positions in a row, as "3 to 7"."""
     return "" if not at else f"{at[0]}" if len(at) == 1 else f"{at[0]} to {at[-1]}"
 
 
