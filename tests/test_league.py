@@ -19,12 +19,13 @@ def test_bytes_are_those_of_the_cache_that_is_used(windows):
     assert cache.n_bytes() == league.n_bytes(windows)
 
 
-def test_the_budget_is_a_quarter_and_a_full_layer_does_not_fit():
+def test_the_budget_has_room_for_one_full_layer_and_little_beside_it():
     assert league.n_bytes((None,) * 4) == 512 * 256 and league.n_bytes((36,) * 4) == league.BUDGET
     assert league.checked([32] * 4, league.BUDGET) == (32,) * 4
-    over = league.n_bytes((None, 4, 4, 4)) - league.BUDGET
+    assert league.checked((5, 5, 6, None), league.BUDGET) and league.n_bytes((None, 6, 6, 6)) - league.BUDGET == 2 * 256
+    over = league.n_bytes((None, 8, 8, 8)) - league.BUDGET
     with pytest.raises(league.LeagueError, match=rf"{over:,} more than the budget of 36,864: make a window narrower"):
-        league.enter("eye", (None, 4, 4, 4))
+        league.enter("eye", (None, 8, 8, 8))
 
 
 @pytest.mark.parametrize("windows, words", [
