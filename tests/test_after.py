@@ -113,7 +113,8 @@ def test_keys_of_rings_that_differ_are_counted_where_no_layer_sees_everything(ca
 
 
 @pytest.mark.parametrize("change, words", [
-    (float, "/ makes floats"), (lambda W: "None" if W is None else W, "no text"), (lambda W: float("inf") if W is None else W, "not infinity"),
+    (float, "/ makes floats"), (lambda W: "None" if W is None else W, "no text"),
+    (lambda W: float("inf") if W is None else W, "not infinity"),
     (lambda W: [], "no text, no list"), (lambda W: torch.zeros(2), "no text, no list"),
 ])  # fmt: skip
 def test_an_entry_of_a_wrong_type_is_what_is_named(change, words, capsys):
