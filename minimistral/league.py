@@ -9,8 +9,10 @@ with fewer bytes stands first. The table is a file on your own disk; nothing lea
 """
 
 import json
+import os
 from pathlib import Path
 
+from minimistral.config import check_count
 from minimistral.files import write
 from minimistral.hybrid import cache_for
 from minimistral.model import Mistral
@@ -28,7 +30,10 @@ class LeagueError(ValueError):
 
 def n_bytes(windows: tuple) -> int:
     """Bytes of keys and values after TOKENS tokens, float32: of the cache that the model really uses."""
-    cache = cache_for(cliff.config(len(windows), checked(windows)), device="meta")
+    try:
+        cache = cache_for(cliff.config(LAYERS, checked(windows)), device="meta")
+    except (RuntimeError, TypeError, OverflowError):
+        raise LeagueError(f"{windows} is wider than any cache can be.") from None
     for part in cache.parts:
         if part.window is None:
             part._grow(TOKENS)
@@ -39,6 +44,8 @@ def checked(windows: tuple, budget: int | None = None) -> tuple:
     """The pattern as a tuple. Raises LeagueError for one that is none, or is over the budget, and says by how much."""
     if not isinstance(windows, list | tuple) or len(windows) != LAYERS:
         raise LeagueError(f"windows is {windows!r}; expected a window, or None, for each of {LAYERS} layers: (36, 36, 36, 36).")
+    if budget is not None and (not isinstance(budget, int | float) or budget != budget):
+        raise LeagueError(f"budget is {budget!r}; expected a number of bytes, or None for no limit.")
     windows = tuple(windows)
     cliff.config(LAYERS, windows)  # refuses entries that are no window
     if all(window == 1 for window in windows):
@@ -56,9 +63,17 @@ def enter(name: str, windows: tuple, *, budget: int = BUDGET, file=FILE, steps: 
     """Check, train, question and write down a pattern: -> its entry. A name that is there already is entered again.
 
     steps    of training; n: questions at each distance. The same seed gives the same score on the same machine
-    Raises LeagueError before any training for a pattern over the budget, or a file that is no table.
+    Raises ValueError before any training for a pattern over the budget, a name that is no text in one line, or a file that is no
+    table or cannot be written.
     """
+    if not isinstance(name, str) or not name.isprintable() or not name:
+        raise LeagueError(f"name is {name!r}; expected a text in one line.")
+    check_count("steps", steps)
+    check_count("n", n)
+    if not isinstance(seed, int) or seed < 0:
+        raise LeagueError(f"seed is {seed!r}; expected a whole number of at least 0.")
     windows, entries = checked(windows, budget), read(file)
+    _check_writable(Path(file))
     model = train(windows, steps, seed, progress)
     recall = cliff.curve(model, range(1, TOKENS + 1), n)
     entry = dict(name=name, windows=windows, bytes=n_bytes(windows), recall=sum(recall.values()) / len(recall),
@@ -78,17 +93,36 @@ def train(windows: tuple, steps: int, seed: int, progress: bool = True) -> Mistr
     return model
 
 
+def _check_writable(path: Path):
+    """Better before two minutes of training than after."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+        reason = "no permission"
+    except OSError as error:
+        reason = error.strerror
+    raise LeagueError(f"{path} cannot be written ({reason}): give another file.")
+
+
 def read(file=FILE) -> list[dict]:
     """The entries of a table; none where there is no file yet."""
+    if not isinstance(file, str | Path):
+        raise LeagueError(f"file is {file!r}; expected a path.")
     path = Path(file)
-    if not path.exists():
-        return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise ValueError("not a list of entries")
         for entry in entries:
-            entry["windows"] = tuple(entry["windows"])
-            _ = entry["name"], entry["bytes"] + 0, entry["recall"] + 0, entry["forgets"], entry["budget"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+            entry["windows"] = checked(entry["windows"])
+            numbers = [entry["bytes"], entry["recall"], *(x for x in (entry["budget"], entry["forgets"]) if x is not None)]
+            if not isinstance(entry["name"], str) or not all(isinstance(x, int | float) and abs(x) < float("inf") for x in numbers):
+                raise ValueError("a name that is no text, or a number that is none")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise LeagueError(f"{path} is no table of this league ({error!r}); move it away, or give another file.") from None
     return entries
 

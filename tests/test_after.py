@@ -84,6 +84,47 @@ def test_the_judge_accepts_exactly_the_patterns_that_are_best(layers, tokens):
             assert (ex.fault(windows, slots, layers, tokens) is None) == (what == best), (windows, slots)
 
 
+def none_only_where_exactly_full(slots, layers, tokens):
+    """Right but where all layers may be None, and there are more slots than that takes."""
+    if slots == layers * tokens:
+        return [None] * layers
+    return ex.pattern.answer(slots, layers, tokens) if slots < layers * tokens else [None, *[tokens + 1] * (layers - 1)]
+
+
+def divides_by_zero(slots, layers, tokens):
+    """Right but for texts of one token."""
+    return ex.pattern.answer(slots, layers, tokens) if (slots - layers) // (tokens - 1) >= 0 else None
+
+
+def one_layer(slots, layers, tokens):
+    return [slots] if layers == 1 and slots != tokens else ex.pattern.answer(slots, layers, tokens)
+
+
+@pytest.mark.parametrize("wrong", [none_only_where_exactly_full, divides_by_zero, one_layer])
+def test_a_pattern_wrong_in_a_corner_is_found(wrong, capsys):
+    ex.pattern.check(wrong)
+    assert "calls" not in (said := capsys.readouterr().out) and said.startswith("✗ pattern: ")
+
+
+def test_keys_of_rings_that_differ_are_counted_where_no_layer_sees_everything(capsys):
+    ex.kept.check(lambda windows, tokens: sum(min(W or tokens, tokens) for W in windows) if None in windows
+                  else len(windows) * min(max(windows), tokens))  # fmt: skip
+    assert "expected 12, got 15" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, words", [
+    (float, "/ makes floats"), (lambda W: "None" if W is None else W, "no text"),
+    (lambda W: float("inf") if W is None else W, "not infinity"),
+    (lambda W: [], "no text, no list"), (lambda W: torch.zeros(2), "no text, no list"),
+])  # fmt: skip
+def test_an_entry_of_a_wrong_type_is_what_is_named(change, words, capsys):
+    """Not a mistake that happens to give the same numbers: 3.0 == 3."""
+    ex.pattern.check(lambda *case: [W if change is float and W is None else change(W) for W in ex.pattern.rights[0](*case)])
+    ex.pattern.why()
+    said = capsys.readouterr().out
+    assert "an entry is no whole number" in said and words in said and "perhaps" not in said
+
+
 @pytest.mark.parametrize("windows, words", [
     (None, "expected a list"), ([3], "expected 2 windows"), ([2.5, 2], "no whole number"), ([0, 5], "below 1"),
     ([True, 4], None), (torch.tensor([2, 3]), None), ((3, 2), None), ([9, 9], "keeps 18 keys"), ("ab", "expected a list"),

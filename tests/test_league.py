@@ -72,6 +72,49 @@ def test_a_file_that_is_no_table_is_left_alone(tmp_path):
         assert file.read_text() == text
 
 
+@pytest.mark.parametrize("text", [
+    "{}", '""', "[" * 100_000, *(
+        json.dumps([{"name": "x", "windows": [8] * 4, "bytes": 9, "recall": 0.5, "forgets": None, "budget": None} | change])
+        for change in ({"name": None}, {"name": ["x"]}, {"windows": "8888"}, {"windows": [8]}, {"windows": [0] * 4},
+                       {"forgets": [1]}, {"recall": float("nan")}, {"recall": "0.5"}, {"bytes": None})
+    ),
+], ids=range(12))  # fmt: skip
+def test_a_damaged_table_is_refused_when_it_is_read(text, tmp_path):
+    file = tmp_path / "league.json"
+    file.write_text(text)
+    with pytest.raises(league.LeagueError, match="is no table of this league"):
+        league.table(file)
+
+
+def test_a_table_without_a_budget_is_read(tmp_path):
+    file = tmp_path / "league.json"
+    file.write_text('[{"name": "x", "windows": [8, 8, 8, null], "bytes": 9, "recall": 0.5, "forgets": 7, "budget": null}]')
+    assert "8, 8, 8, none" in league.table(file)
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"name": None}, "name is None; expected a text in one line"), ({"name": b"x"}, "name is b"),
+    ({"name": "a\nb"}, "name is"),
+    ({"steps": 0}, "steps is 0: expected a whole number of at least 1"),
+    ({"n": "4"}, "n is '4'"), ({"seed": None}, "seed is None"),
+    ({"budget": "32768"}, "budget is '32768'; expected a number of bytes"), ({"budget": float("nan")}, "budget is nan"),
+    ({"file": None}, "file is None; expected a path"), ({"file": "taken/league.json"}, "league.json"),
+    ({"windows": (10**30, 1, 1, 1)}, "wider than any cache can be"),
+])  # fmt: skip
+def test_what_would_fail_after_the_training_is_refused_before(given, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(league, "train", lambda *_: pytest.fail("trained"))
+    (tmp_path / "taken").write_text("a file, and no folder")
+    with pytest.raises(ValueError, match=words):
+        league.enter(**{"name": "x", "windows": (8, 8, 8, 8)} | given)
+
+
+@pytest.mark.parametrize("windows", [5, None, (x for x in "1234")])
+def test_bytes_of_what_is_no_pattern(windows):
+    with pytest.raises(league.LeagueError, match="expected a window, or None, for each of 4 layers"):
+        league.n_bytes(windows)
+
+
 def test_nothing_is_known_from_beyond_the_sum_of_the_windows():
     """A fact one token beyond the reach leaves the answer as it is, one at its edge does not."""
     windows = (9, 5, 1, 1)

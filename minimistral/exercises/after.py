@@ -57,6 +57,16 @@ def _(windows):
     return None if None in windows else sum(windows)
 
 
+@how_far.mistake("One is added at the end for the token itself. It is no place back: the sum of all W - 1 is the whole answer.")
+def _(windows):
+    return None if None in windows else sum(W - 1 for W in windows) + 1
+
+
+@how_far.mistake("-1 stands for “everything” here; the task asks for None.")
+def _(windows):
+    return -1 if None in windows else sum(W - 1 for W in windows)
+
+
 @how_far.mistake("One is taken away once for all layers. Each layer counts the token itself, so each loses one.")
 def _(windows):
     return None if None in windows else sum(windows) - 1
@@ -123,7 +133,7 @@ kept = Exercise(
     "kept",
     cases=lambda: [
         ([4], 3), ([4], 9), ([5], 5), ([None], 7), ([3, None], 10), ([1, 1, 1], 6), ([16, 16, 16, None], 128), ([8, 2, None, 5, None], 4),
-        ([4096] * 32, 32_768), ([4096, 4096, 4096, None] * 8, 32_768), ([2, 30, 7], 0),
+        ([4096] * 32, 32_768), ([4096, 4096, 4096, None] * 8, 32_768), ([2, 30, 7], 0), ([2, 30, 7], 5),
     ],
     tolerance=0,
     hints=[
@@ -202,6 +212,31 @@ def _(windows, tokens):
 @kept.mistake("It is divided by the number of layers. Asked for are all keys of all layers together.")
 def _(windows, tokens):
     return sum(tokens if W is None else min(W, tokens) for W in windows) / len(windows)
+
+
+@kept.mistake("tokens % W is the slot that is written next. A ring that has turned is full: it keeps W keys.")
+def _(windows, tokens):
+    return sum(tokens if W is None else tokens % W for W in windows)
+
+
+@kept.mistake("Only the first layer is counted. Each layer has a cache of its own: add them up.")
+def _(windows, tokens):
+    return tokens if windows[0] is None else min(windows[0], tokens)
+
+
+@kept.mistake("“Everything” is a number here: a layer without a window keeps as many keys as there are tokens.")
+def _(windows, tokens):
+    return None if None in windows else sum(min(W, tokens) for W in windows)
+
+
+@kept.mistake("“Everything” is a number here: a layer without a window keeps as many keys as there are tokens.")
+def _(windows, tokens):
+    return sum(INF if W is None else min(W, tokens) for W in windows)
+
+
+@kept.mistake("This is the share that is kept. Asked for is the number of keys, not divided by anything.")
+def _(windows, tokens):
+    return sum(min(W or tokens, tokens) for W in windows) / max(1, len(windows) * tokens)
 
 
 @kept.mistake("One key too few in each ring that is not full: after 3 tokens there are 3 keys.")
@@ -345,6 +380,38 @@ def _(T, window, sinks):
     return torch.where(dense(T, window, sinks), apart, -1)
 
 
+@cache_distances.mistake("Every sink has the same distance here. They lie side by side: each has its own place, the first the farthest.")
+def _(T, window, sinks):
+    at = torch.arange(T)
+    apart = (at[:, None] - at).clamp(max=window + sinks - 1)
+    return torch.where(dense(T, window, sinks), apart, -1)
+
+
+@cache_distances.mistake("A sink is always window + sinks - 1 - j away here. Early in the text there is no gap yet, or a smaller one: it is nearer.")
+def _(T, window, sinks):
+    at = torch.arange(T)
+    back = at[:, None] - at
+    apart = torch.where(back < window, back, window + sinks - 1 - at)
+    return torch.where(dense(T, window, sinks), apart, -1)
+
+
+@cache_distances.mistake("A sink that is still in the window is counted twice: once as a sink, once in the window. It has one place.")
+def _(T, window, sinks):
+    out = torch.full((T, T), -1)
+    for i in range(T):
+        seen = [*range(min(sinks, i + 1)), *range(max(0, i - window + 1), i + 1)]
+        for place, j in enumerate(reversed(seen)):
+            out[i, j] = place
+    return out
+
+
+@cache_distances.mistake("A key that comes after the query has a number of its own below 0. What is not seen is -1, wherever it lies.")
+def _(T, window, sinks):
+    at = torch.arange(T)
+    back = at[:, None] - at
+    return torch.where(back < 0, back, ranked(dense(T, window, sinks)))
+
+
 @cache_distances.mistake("The sinks are part of the window's W here. They come on top of it.")
 def _(T, window, sinks):
     return ranked(dense(T, max(1, window - sinks), sinks))
@@ -379,18 +446,35 @@ def best(slots: int, layers: int, tokens: int) -> tuple[float, float]:
     return slots - layers, slots // layers
 
 
+FLOATS = "/ makes floats. A window is a whole number: divide with //, and give what is left over to some of the layers."
+
+
+def strange(entry) -> tuple[str, str] | None:
+    """As fault(), of one entry: what is wrong with its type."""
+    try:
+        if entry is not None:
+            operator.index(entry)
+        return None
+    except TypeError:
+        think = "Each entry is a whole number, or None, and nothing else: no text, no list."
+        if isinstance(entry, float):
+            think = "A layer that sees everything has None, not infinity." if entry == INF else FLOATS
+        return f"an entry is no whole number and not None: {float(entry) if isinstance(entry, float) else show(entry)}", think
+
+
 def fault(windows, slots: int, layers: int, tokens: int) -> tuple[str, str] | None:
     """What a pattern lacks: (in one clause, what to think of), or None. Any pattern with the properties is right."""
     if hasattr(windows, "tolist"):  # a tensor, or an array
         windows = windows.tolist()
     if not isinstance(windows, list | tuple):
-        return f"expected a list of {layers} windows, got {show(windows)}", "Return a list: a window, or None, for each layer."
+        several = f"{layers} windows" if layers > 1 else "1 window"
+        return f"expected a list of {several}, got {show(windows)}", "Return a list: a window, or None, for each layer."
     if len(windows) != layers:
-        return f"expected {layers} windows, got {show(windows)}", "One entry for each layer, no more and no fewer."
-    try:
-        windows = [None if W is None else operator.index(W) for W in windows]
-    except TypeError:
-        return f"an entry is no whole number and not None: {windows}", "A window is a whole number: divide with //."
+        several = f"{layers} windows" if layers > 1 else "1 window"
+        return f"expected {several}, got {show(windows)}", "One entry for each layer, no more and no fewer."
+    if found := next(filter(None, map(strange, windows)), None):
+        return found
+    windows = [None if W is None else operator.index(W) for W in windows]
     if any(W is not None and W < 1 for W in windows):
         return f"a window is below 1: {show(windows)}", "The narrowest window is 1: a layer that sees only the token itself."
     if (taken := slots_of(windows, tokens)) > slots:
@@ -417,6 +501,8 @@ class ByProperties(Exercise):
         return found and found[0]
 
     def _likely(self):
+        if self._failed and not self._failed[0][1].trouble and (self._complaint or "").startswith("an entry is no"):
+            return fault(self._failed[0][1].value, *self._failed[0][0])[1]  # before a mistake that gives the same numbers
         said = super()._likely()
         if said.startswith("not one of the mistakes") and self._failed and not self._failed[0][1].trouble:
             (case, outcome) = self._failed[0]
@@ -427,7 +513,7 @@ class ByProperties(Exercise):
 pattern = ByProperties(
     "pattern",
     cases=lambda: [
-        (3, 1, 5), (5, 2, 9), (7, 3, 6), (9, 3, 6), (4, 4, 7), (12, 2, 6), (8, 1, 8), (23, 4, 20), (22, 4, 20), (40, 5, 12), (60, 5, 12),
+        (3, 1, 5), (5, 2, 9), (7, 3, 6), (9, 3, 6), (4, 4, 7), (12, 2, 6), (8, 1, 8), (9, 1, 8), (20, 3, 6), (3, 2, 1), (23, 4, 20), (22, 4, 20), (40, 5, 12), (60, 5, 12),
         (59, 5, 12), (1_000, 7, 4_096), (176, 4, 128), (260_000, 32, 32_768),
     ],
     hints=[
@@ -536,6 +622,26 @@ def _(slots, layers, tokens):
     return [each + 1] * more + [each] * (layers - more)
 
 
+@pattern.mistake("A None fits with exactly tokens + layers - 1 slots, too: >= and not >.")
+def _(slots, layers, tokens):
+    if slots >= layers * tokens:
+        return [None] * layers
+    if slots > tokens + layers - 1:
+        return [None] + [(slots - tokens) // (layers - 1)] * (layers - 1)
+    each, more = divmod(slots, layers)
+    return [each + 1] * more + [each] * (layers - more)
+
+
+@pattern.mistake("All may be None from layers * tokens slots on, with more of them as well: >= and not ==.")
+def _(slots, layers, tokens):
+    if slots == layers * tokens:
+        return [None] * layers
+    if slots >= tokens + layers - 1:
+        return [None] + [(slots - tokens) // max(1, layers - 1)] * (layers - 1)
+    each, more = divmod(slots, layers)
+    return [each + 1] * more + [each] * (layers - more)
+
+
 @pattern.mistake("As many None as fit, and the rest with 1. One is enough to see everything; after that the narrowest window counts.")
 def _(slots, layers, tokens):
     n = min(layers, max(0, (slots - layers) // max(1, tokens - 1)))
@@ -563,7 +669,7 @@ def _(slots, layers, tokens):
     return [each + 2] * more + [each + 1] * (layers - more)
 
 
-@pattern.mistake("/ makes floats. A window is a whole number: divide with //, and give what is left over to some of the layers.")
+@pattern.mistake(FLOATS)
 def _(slots, layers, tokens):
     if slots >= layers * tokens:
         return [None] * layers
