@@ -129,10 +129,10 @@ def _of_stories(record: dict) -> str:
         cells = [f"{half_way(c, k) or '-'} ({sure_to(c) or '-'})" for k, c in zip(stories.ALIVE, every, strict=True)]
         ends = f"{reach(shape):8}{1.5 * shape[1]:7g}" if shape[1] else f"{'-':>8}{'-':>7}"
         lines.append(f"{label(*shape):24}" + "".join(f"{cell:>10}" for cell in cells) + ends + f"{len(seeds(record, shape)):7}")
-    return "\n".join([*lines, "", *_sentences(record)])
+    return "\n".join([*lines, "", *conclusions(record)])
 
 
-def _sentences(record: dict) -> list[str]:
+def conclusions(record: dict) -> list[str]:
     """Sentences about stories, each of them decided by the counts."""
     said = [_conclusion(record, shape) for shape in shapes(record)]
     far = [row for shape in shapes(record) if shape[1] for row in _rows(record, shape) if row[1] > reach(shape)]
