@@ -116,7 +116,8 @@ def read(file=FILE) -> list[dict]:
         for entry in entries:
             entry["windows"] = checked(entry["windows"])
             numbers = [entry["bytes"], entry["recall"], *(x for x in (entry["budget"], entry["forgets"]) if x is not None)]
-            if not isinstance(entry["name"], str) or not all(isinstance(x, int | float) and abs(x) < float("inf") for x in numbers):
+            finite = all(isinstance(x, int | float) and abs(x) < float("inf") for x in numbers)
+            if not isinstance(entry["name"], str) or not finite:
                 raise ValueError("a name that is no text, or a number that is none")
     except FileNotFoundError:
         return []
