@@ -153,8 +153,10 @@ def _from_params(fields: dict, path: Path) -> MistralConfig:
     _name_unknown(path, set(fields) - set(known))
     if "rope_theta" not in known:
         # Mistral's own rule: 7B v0.1 came without the key (and with a window); later models without a window mean 1e6.
-        known["rope_theta"] = 1e4 if known.get("sliding_window") else 1e6
-        _say_theta(path, known["rope_theta"], "a window" if known.get("sliding_window") else "no window")
+        window = known.get("sliding_window")
+        windowed = any(window) if isinstance(window, list) else window  # a list of nothing but null is no window
+        known["rope_theta"] = 1e4 if windowed else 1e6
+        _say_theta(path, known["rope_theta"], "a window" if windowed else "no window")
     return MistralConfig(**known)
 
 

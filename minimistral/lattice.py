@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minimistral import naive
-from minimistral.config import MistralConfig, Window
+from minimistral.config import MistralConfig, Window, check_window
 from minimistral.hybrid import cache_for
 from minimistral.model import Mistral
 
@@ -94,7 +94,15 @@ def cells(windows: Iterable[Window] = WINDOWS, kinds: Iterable[str] = tuple(KIND
     """The lattice, or a part of it. A ring needs a window: without one there is no ring.
 
     every   up to this many tokens, all splits       some  random splits of more
+
+    Raises ValueError for a window that no layer can have, or a kind that is none.
     """
+    windows = [tuple(window) if isinstance(window, list) else window for window in windows]
+    for window in windows:
+        for each in window if isinstance(window, tuple) and window else [window]:
+            check_window(each)
+    if isinstance(kinds, str) or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds is {kinds!r}; expected a list of some of {', '.join(map(repr, KINDS))}.")
     return [
         Cell(window, T, kind, sizes, pair, one)
         for window in windows

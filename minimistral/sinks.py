@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minimistral import attention, masks, rope
-from minimistral.config import check_window
+from minimistral.config import check_count, check_window
 from minimistral.model import Mistral
 
 
@@ -27,6 +27,7 @@ def visible(T: int, window: int | None, sinks: int = 0) -> Tensor:
             [1, 0, 1, 1, 0],
             [1, 0, 0, 1, 1]], dtype=torch.int32)
     """
+    check_count("T", T)
     check_window(window)
     if not isinstance(sinks, int) or isinstance(sinks, bool) or sinks < 0:
         raise ValueError(f"sinks is {sinks!r}: expected a whole number of at least 0.")
@@ -36,8 +37,17 @@ def visible(T: int, window: int | None, sinks: int = 0) -> Tensor:
 
 def in_text(T: int, window: int | None, sinks: int = 0) -> Tensor:
     """(T, T) int64: how far key j lies behind query i in the text; -1 where i does not see j, as visible() says."""
-    at = torch.arange(T)
-    return torch.where(visible(T, window, sinks), at[:, None] - at, -1)
+    seen, at = visible(T, window, sinks), torch.arange(T)
+    return torch.where(seen, at[:, None] - at, -1)
+
+
+def _check_rows(tokens, shape: str):
+    """Refuse what is no batch of texts, or texts of one token."""
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 2:
+        given = f"{tokens.dtype}, {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(f"tokens is of type {given}; expected an int64 tensor {shape}.")
+    if (n := tokens.shape[1]) < 2:
+        raise ValueError(f"tokens has {n} position{'s' * (n != 1)}; expected at least 2: position 0 sees nobody but itself.")
 
 
 @torch.no_grad()
@@ -48,7 +58,11 @@ def losses(model: Mistral, tokens: Tensor, distances: Tensor) -> Tensor:
     Whatever windows the model was trained with, only `distances` counts.
     Raises ValueError where a query sees nothing, or the shapes do not fit.
     """
+    _check_rows(tokens, "(B, T + 1)")
     T, c = tokens.shape[1] - 1, model.config
+    if not isinstance(distances, Tensor) or distances.dtype != torch.int64:
+        given = distances.dtype if isinstance(distances, Tensor) else type(distances).__name__
+        raise ValueError(f"distances is of type {given}; expected an int64 tensor: how far, and -1 where nothing is seen.")
     if tuple(distances.shape) != (T, T):
         raise ValueError(f"distances has the shape {tuple(distances.shape)}; expected ({T}, {T}) for {T + 1} tokens a row.")
     if not (distances >= 0).any(1).all():
@@ -71,10 +85,10 @@ def losses(model: Mistral, tokens: Tensor, distances: Tensor) -> Tensor:
 def first_share(model: Mistral, tokens: Tensor) -> Tensor:
     """(n_layers, H): how much of its attention each head gives to position 0, the mean over all later queries that see it.
 
-    tokens (B, T), with T at least 2.
+    tokens (B, T), with T at least 2. Raises ValueError for a layer with a window of 1, where no later query sees it.
     """
-    T = tokens.shape[1]
-    if T < 2:
-        raise ValueError(f"tokens has {T} position; expected at least 2: position 0 sees nobody but itself.")
+    _check_rows(tokens, "(B, T)")
+    if 1 in model.config.windows:
+        raise ValueError(f"Layer {model.config.windows.index(1)} has a window of 1: there, only position 0 sees position 0.")
     found = attention.attention_of(model, tokens)[..., 0]  # (L, B, H, T)
     return torch.stack([each[:, :, 1:window].mean((0, 2)) for each, window in zip(found, model.config.windows, strict=True)])

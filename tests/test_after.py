@@ -51,6 +51,17 @@ def test_the_picture_and_its_twin():
         after.shared(prompt=7)
 
 
+@pytest.mark.parametrize("given, words", [
+    ({"page": 0}, "page is 0: expected a whole number"), ({"prompt": "8"}, "prompt is '8'"), ({"prompt": 8.0}, "prompt is 8.0"),
+    ({"window": None}, "window is None"), ({"answers": 6}, "answers is 6; expected how many tokens A and B write"),
+    ({"answers": (6,)}, r"answers is \(6,\)"), ({"answers": (2.5, 3)}, "an answer is 2.5"),
+    ({"answers": (0, 3)}, "an answer is 0"),
+])  # fmt: skip
+def test_a_picture_of_what_cannot_be_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        after.shared(**given)
+
+
 def test_where_heads_look_first_is_said():
     picture = after.first_looks(torch.tensor([[0.05, 0.3], [0.11, 0.1]]), 0.05)
     assert "layer 0:   5%  30%" in picture.text and "heads with more than twice that: 2 of 4" in picture.text

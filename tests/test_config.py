@@ -271,3 +271,12 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="config.json is not JSON"):
         MistralConfig.from_file(path)
+
+
+@pytest.mark.parametrize("window, theta", [([None] * 2, 1e6), ([8, None], 1e4), ([8, 8], 1e4)])
+def test_the_theta_of_a_list_of_windows_without_one(tmp_path, window, theta):
+    """A list of nothing but null is no window, as one null is."""
+    fields = {"dim": 8, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 4, "hidden_dim": 8, "vocab_size": 9}
+    (tmp_path / "params.json").write_text(json.dumps(fields | {"sliding_window": window}))
+    with pytest.warns(UserWarning, match="no window" if theta == 1e6 else "a window"):
+        assert MistralConfig.from_file(tmp_path / "params.json").rope_theta == theta

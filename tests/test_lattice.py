@@ -288,3 +288,20 @@ def test_no_cells_are_refused_and_progress_is_shown(capsys):
         run([])
     run(cells(windows=[1], heads=[(2, 2)], every=1, some=0, ragged=[False]))
     assert "cell" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"windows": [0]}, "window is 0: expected"), ({"windows": [2.0]}, "window is 2.0"), ({"windows": ["2"]}, "window is '2'"),
+    ({"windows": [(1, 2.5)]}, "window is 2.5"),
+    ({"windows": [()]}, r"window is \(\)"), ({"windows": [((1,), 2)]}, r"window is \(1,\)"),
+    ({"kinds": ["rung"]}, r"kinds is \['rung'\]; expected a list of some of 'none', 'growing', 'ring'"),
+    ({"kinds": "ring"}, "kinds is 'ring'"),
+])  # fmt: skip
+def test_windows_and_kinds_that_there_are_not_are_refused(given, words):
+    """An unknown kind would be tried as a growing cache, and be green."""
+    with pytest.raises(ValueError, match=words):
+        cells(**given)
+
+
+def test_a_list_of_windows_is_taken_as_a_tuple():
+    assert cells(windows=[[1, None]], every=2, some=1) == cells(windows=[(1, None)], every=2, some=1)

@@ -119,3 +119,37 @@ def test_what_makes_no_sense_is_refused(arguments, words):
         sinks.visible(*arguments)
     with pytest.raises(ValueError, match="tokens has 1 position"):
         sinks.first_share(small_model(3), random_ids(1, 1))
+
+
+@pytest.mark.parametrize("T", [0, -1, 2.5, "5", None, True])
+def test_a_number_of_tokens_that_is_none_is_refused(T):
+    for rule in (sinks.visible, sinks.in_text):
+        with pytest.raises(ValueError, match=f"T is {T!r}: expected a whole number of at least 1"):
+            rule(T, 3, 1)
+
+
+@pytest.mark.parametrize("tokens, words", [
+    ([[1, 2, 3]], "tokens is of type list"), (torch.tensor([1, 2, 3]), r"tokens is of type torch.int64, \(3,\)"),
+    (torch.ones(1, 3), r"torch.float32, \(1, 3\); expected an int64 tensor \(B, T"),
+    (torch.ones(1, 0).long(), "tokens has 0 positions"),
+])  # fmt: skip
+def test_tokens_that_are_no_rows_are_refused(tokens, words):
+    model = small_model(3)
+    for ask in (lambda: sinks.losses(model, tokens, sinks.in_text(2, 2)), lambda: sinks.first_share(model, tokens)):
+        with pytest.raises(ValueError, match=words):
+            ask()
+
+
+@pytest.mark.parametrize("distances, words", [
+    (sinks.visible(2, 2), "distances is of type torch.bool; expected an int64 tensor"), ([[0, -1], [1, 0]], "of type list"),
+    (sinks.in_text(2, 2).float(), "of type torch.float32"), (None, "of type NoneType"),
+])  # fmt: skip
+def test_who_is_seen_is_no_distance(distances, words):
+    """A bool matrix would be read as "all are 0 or 1 away, and everyone is seen"."""
+    with pytest.raises(ValueError, match=words):
+        sinks.losses(small_model(3), torch.ones(1, 3).long(), distances)
+
+
+def test_a_window_of_one_has_no_first_share():
+    with pytest.raises(ValueError, match="Layer 0 has a window of 1"):
+        sinks.first_share(small_model(1), random_ids(1, 5))

@@ -253,6 +253,7 @@ cache_distances = Exercise(
     cases=lambda: [
         (1, 1, 0), (2, 1, 1), (7, 3, 2), (5, 2, 0), (6, 8, 3), (8, 1, 3), (4, 2, 9), (12, 4, 1), (20, 5, 6), (33, 10, 4),
     ],
+    allowed=["minimistral.sinks"],  # whom a query sees was the task of chapter 04; how far is this one's
     hints=[
         "One query at a time. Which positions does it see? Write them in order, the oldest first; the last one is the query's own.",
         "In that list, neighbours are 1 apart, whatever lies between them in the text. So the last is at distance 0, the one before at 1, ….",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from minimistral.cache import RollingBuffer
-from minimistral.config import MistralConfig
+from minimistral.config import MistralConfig, check_count
 from minimistral.widgets.picture import BLUE, GREEN, ORANGE, Picture, figure, finish
 
 GONE, EMPTY = "#6d3a96", "#eef0f2"
@@ -73,8 +73,14 @@ def listed(at: list[int]) -> str:
 
 def shared(prompt: int = 8, answers: tuple[int, int] = (6, 3), window: int = 8, page: int = 4) -> Picture:
     """What two answers can share of one prompt, in pages and in a ring."""
-    if prompt % page or min(prompt, page, window, *answers) < 1:
-        raise ValueError(f"prompt is {prompt} and page {page}; expected a prompt of whole pages, and numbers of at least 1.")
+    for name, value in (("prompt", prompt), ("window", window), ("page", page)):
+        check_count(name, value)
+    if not isinstance(answers, list | tuple) or len(answers) != 2:
+        raise ValueError(f"answers is {answers!r}; expected how many tokens A and B write: (6, 3).")
+    for n in answers:
+        check_count("an answer", n)
+    if prompt % page:
+        raise ValueError(f"prompt is {prompt} and page {page}; expected a prompt of whole pages.")
     state = Shared(prompt, answers, window, page)
     made, (top, low) = figure(9.6, 4.4, nrows=2)
     colours, x, places = {"prompt": BLUE, "A": ORANGE, "B": GREEN}, 0.0, {}
