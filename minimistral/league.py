@@ -102,7 +102,7 @@ def _check_writable(path: Path):
             return
         reason = "no permission"
     except OSError as error:
-        reason = error.strerror
+        reason = error.strerror or "no folder"
     raise LeagueError(f"{path} cannot be written ({reason}): give another file.")
 
 
