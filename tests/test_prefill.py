@@ -81,7 +81,7 @@ def test_every_picture_has_a_text_twin():
     ]
     for picture in made:
         assert isinstance(picture, Picture) and picture.png.startswith(PNG) and len(picture.png) > 2_000
-        assert picture._repr_mimebundle_()["text/plain"] == repr(picture) and len(repr(picture)) > 60
+        assert picture._repr_mimebundle_()[0]["text/plain"] == repr(picture) and len(repr(picture)) > 60
     assert made[0].text.startswith("a title\n") and "   4      the  - ! ! c n . ." in made[1].text
     assert "chunks of    64:       50 ms,   2.00 MiB at the peak" in made[2].text
     assert "all 256 at once:      100 ms,   1.00 MiB at the peak" in made[2].text

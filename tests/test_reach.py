@@ -292,7 +292,9 @@ def test_the_stories_verdict_follows_the_counts():
     assert "one fact alone is known up to 27 tokens back, of the L(W-1) = 30 possible" in said and "after 90 steps" in said
     assert "is known up to 27: it crosses the window, and that is more than 1.5 W = 24" in said
     assert "Beyond L(W-1) recall is 0.06 with 1, 0.06 with 2, 0.06 with 4, 0.06 with 8 alive" in said
-    said = show.verdict(stories_of(2, 16, lambda k, d: 1.0 if d <= 24 // k + 3 else 0.06))
+    record = stories_of(2, 16, lambda k, d: 1.0 if d <= 24 // k + 3 else 0.06)
+    said = show.verdict(record)
+    assert said.endswith("\n\n" + "\n".join(show.conclusions(record)))
     assert "alone is known up to 27 tokens" in said and "known up to 6 to 15: it stays within it, and that is less than" in said
     said = show.verdict(stories_of(2, 16, lambda k, d: 1.0 if d <= (27 if k < 8 else 12) else 0.06))
     assert "known up to 12 to 27:" in said and "it crosses it in part, and that is about 1.5 W" in said

@@ -126,7 +126,7 @@ def test_every_picture_has_a_text_twin():
     }
     for picture in made.values():
         assert isinstance(picture, Picture) and picture.png.startswith(PNG) and len(picture.png) > 2_000
-        assert picture._repr_mimebundle_()["text/plain"] == repr(picture)
+        assert picture._repr_mimebundle_()[0]["text/plain"] == repr(picture)
     both = made["both"].text.splitlines()
     assert [row.split(":")[1].split() for row in both[1:]] == [list("01234567"), list("00001111"), list("01010101")]
     assert "calculated again: 21 keys" in made["work"].text and "kept: 6 keys" in made["work"].text

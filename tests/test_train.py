@@ -529,7 +529,7 @@ def test_the_watch_is_called_every_so_often_and_at_the_end():
 
 def test_the_log_shows_a_curve_and_says_it_in_words(capsys):
     _, log = trained(steps=30)
-    bundle = log._repr_mimebundle_()
+    bundle, _ = log._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG") and bundle["text/plain"] == repr(log)
     assert repr(log).startswith(f"30 steps; loss by step: {log.losses[0]:.2f} at 0, {log.losses[5]:.2f} at 5")
     assert repr(train.Log()) == "no step yet"

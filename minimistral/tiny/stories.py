@@ -33,6 +33,7 @@ class Recall:
     candidates: tuple[str, ...]  # every word the grammar could have put here, the answer among them
     distance: int  # words between the end of the sentence that states the fact and the answer
     fact: str  # the sentence that states the fact
+    about: tuple[str, ...]  # the words that belong to the answer: who has it, where it lies
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,7 @@ class Teller:
         self.text = ""
         self.known: dict[str, tuple[Noun | Person, int, str]] = {}  # word -> what, where stated, how
         self.recalls: list[Recall] = []
+        self.together: list[tuple[str, ...]] = []  # the words that belong together: who, what, where
         self.season = rng.choice(list(WEATHER))
         self.weather = rng.choice(list(WEATHER[self.season]))
         self.scene: str | None = None  # the place, or None for indoors
@@ -325,7 +327,9 @@ class Teller:
         alike = first.adjective and first.adjective == second.adjective
         return self.two(rows) if alike else [first, second]
 
-    def shuffled(self, *items):
+    def shuffled(self, *items: tuple[Noun | Person, ...]) -> list:
+        """Groups of words that belong together, in a random order."""
+        self.together += [tuple(map(str, group)) for group in items]
         return self.rng.sample(items, len(items))
 
     def cast(self, number: int = 2, animals: bool = True) -> list[Person]:
@@ -363,7 +367,8 @@ class Teller:
     def _recall(self, word: str) -> None:
         what, stated, fact = self.known[word]
         distance = len(self.text[stated:].split())
-        self.recalls.append(Recall(what.kind, self.text.rstrip(), word, what.pool, distance, fact))
+        about = tuple(other for group in self.together if word in group for other in group if other != word)
+        self.recalls.append(Recall(what.kind, self.text.rstrip(), word, what.pool, distance, fact, about))
 
     def later(self, *options: str, walk: str = "Then {they}", beats: tuple[str, ...] = ()) -> None:
         """Let the asked number of words pass, and tell one of the options, which recalls the main fact.
