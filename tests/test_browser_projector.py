@@ -33,7 +33,11 @@ LARGER = {
     ".widget-html-content b": (1.2, 1.5),
     ".jp-RenderedImage img": (1.2, 1.5),
 }
-HEIGHT = "css => [...document.querySelectorAll(css)].map(e => e.getBoundingClientRect().height).find(height => height > 0)"
+#: of the first of them to be seen, its height; of a menu's label, whose height is its bar's, the width
+SIZE = """css => {
+    const side = css.includes('MenuBar') ? 'width' : 'height';
+    return [...document.querySelectorAll(css)].map(e => e.getBoundingClientRect()[side]).find(size => size > 0);
+}"""
 FITS = """css => {
     const place = document.querySelector(css).closest('.jp-OutputArea-output');
     return place.scrollWidth <= place.clientWidth + 1;
@@ -41,24 +45,24 @@ FITS = """css => {
 
 
 def seen(folder, options, picture=None):
-    """The heights of what LARGER names, at both widths; and whether the map fits into its place."""
+    """The sizes of what LARGER names, at both widths; and whether the map fits into its place."""
     with browser.Lab(folder, options=options) as lab:
         notebook = lab.open_notebook("a.ipynb")
         notebook.run_all()
         notebook.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-left-area')")
-        heights = {css: [] for css in LARGER}
+        sizes = {css: [] for css in LARGER}
         for width, height in ((1280, 800), (1920, 1080)):
             notebook.page.set_viewport_size({"width": width, "height": height})
             notebook.page.wait_for_selector(".mm-sharing[data-live] svg line")
             notebook.page.wait_for_timeout(1000)
             for css in LARGER:
-                heights[css].append(notebook.page.evaluate(HEIGHT, css))
+                sizes[css].append(notebook.page.evaluate(SIZE, css))
             assert notebook.page.evaluate(FITS, ".mm-sharing")
             if picture:
                 notebook.screenshot(Path(picture) / f"projector_{width}.png")
         assert notebook.foreign_requests() == []
         notebook.close()
-    return heights
+    return sizes
 
 
 def test_everything_is_larger_and_no_setting_is_written(tmp_path):
