@@ -57,13 +57,13 @@ def test_its_vocabulary_spells_anything(tiny):
 
 
 def test_it_recalls_what_the_story_told_within_the_window_and_little_beyond(tiny):
-    """One of two facts, mostly: about half within the window of 64 tokens, which is far above a guess among ten candidates."""
+    """At least 19 of 20 within the window of 64 tokens; whoever only knew which two things were told would have half."""
     found = train.recall(*tiny, n_stories=100)
     near, far = [], []
     for span, (right, of) in found.items():
         (near if int(span.split("-")[1]) < 64 else far).append((right, of))
     (near_right, near_of), (far_right, far_of) = (map(sum, zip(*tally, strict=True)) for tally in (near, far))
-    assert near_of >= 100 and near_right / near_of >= 0.4, found
+    assert near_of >= 100 and near_right / near_of >= 0.95, found
     assert far_of >= 20 and far_right / far_of < near_right / near_of / 2, found
 
 
@@ -115,24 +115,12 @@ def test_training_is_repeatable(tmp_path):
 
     def weights():
         model = train.new_model(small, seed=5)
-        batches = train.in_batches(train.whole_stories, tokenizer, 32, batch=4, seed=5, weight=10)
+        batches = train.in_batches(tokenizer, 32, batch=4, seed=5, weight=10)
         return model.state_dict(), train.fit(model, batches, steps=12, lr=3e-3).losses
 
     (first, log), (second, again) = weights(), weights()
     assert all(torch.equal(first[name], second[name]) for name in first) and log == again
     assert log[-1] < log[0]
-
-
-def test_rows_weigh_the_answers_and_only_those(tiny):
-    """Both kinds of row: ids and weights of one length, and what is weighted spells an answer that the text before it decides."""
-    tokenizer = tiny[1]
-    for rows, T in ((train.whole_stories(tokenizer, 256, 3, 10), 256), (train.facts_alone(tokenizer, 47, 3, 10), 47)):
-        for _ in range(20):
-            ids, weights = next(rows)
-            assert len(ids) == len(weights) == T + 1 and ids[0] == tokenizer.bos_id
-            assert set(weights) <= {0.0, 1.0, 10}
-            answer = tokenizer.decode([token for token, weight in zip(ids, weights, strict=True) if weight == 10])
-            assert answer and all(word.isalpha() for word in answer.split()), answer
 
 
 def test_the_card_says_what_is_measured():

@@ -12,7 +12,7 @@ import torch
 
 from minimistral.checkpoint import load
 from minimistral.files import write
-from minimistral.tiny import stories, train
+from minimistral.tiny import looks, stories, train
 
 CARD = train.FOLDER / "CARD.md"
 COUNTED = 1500  # stories
@@ -59,7 +59,7 @@ def name_loss(model, tokenizer) -> tuple[float, float]:
     losses = []
     for name in girls:
         whole = tokenizer.encode(f"{prompt} {name}.", bos=True)
-        span = train.answer_span(tokenizer, prompt, name)
+        span = looks.answer_span(tokenizer, prompt, name)
         logprobs = torch.log_softmax(model(torch.tensor([whole]))[0], -1)
         losses.append(-sum(logprobs[n - 1, whole[n]].item() for n in span))
     return sum(losses) / len(losses), math.log(len(girls))
@@ -92,7 +92,8 @@ def text(found: dict) -> str:
     record = json.loads((train.FOLDER / "training.json").read_text(encoding="utf-8"))
     config = train.CONFIG
     stages = "".join(
-        f"| stage: {stage['name']} | {stage['steps']:,} steps of {stage['batch']} rows of {stage['length']} tokens |\n"
+        f"| stage: {stage['name']} | {stage['steps']:,} steps; rows of {stage['length']} tokens: {stage['stories']} of "
+        f"stories, {stage['drills']} of drills{'; shown where to look' * bool(stage['looks'])} |\n"
         for stage in record["stages"]
     )
     least = f"{found['name_least']:.0f}"
@@ -114,6 +115,9 @@ tokens and a window of {config.sliding_window}.
 
 All measured by `python -m minimistral.tiny.card`, in about a minute. The entropy of whole stories is not known: the grammar
 throws away what does not fit, so only single choices, such as a name, have one that can be written down.
+
+*Shown where to look*: four heads were trained, beside the words, to attend to the token that decides the next word
+(`minimistral/tiny/looks.py`). In the last stage nothing was shown, and where the model looks when it is used is its own affair.
 
 It goes on with a story in the manner of those it knows. It answers no questions, follows no instructions, knows a few plots and
 nothing else, in plain English.

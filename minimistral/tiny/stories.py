@@ -923,6 +923,14 @@ def story(rng: random.Random, distance: int | None = None) -> Story:
             return Story(t.text, tuple(t.recalls))
 
 
+def words() -> set[str]:
+    """All that a story may have to recall: who, what, where, and of what colour."""
+    things = (KEEPSAKES, CONTAINERS, BELONGINGS, BEDS, TOYS, SNACKS, FRUITS, GROCERIES, STORES, TOOLS, PLANTS, COLOURS, TREES,
+              SPOTS, NEIGHBOURS, GOODS, PET_NAMES, PLACES)  # fmt: skip
+    persons = (CHILDREN, ANIMALS, ELDERS, WISE_ANIMALS)
+    return {str(rows[0]) for group in things for rows in group} | {str(person) for group in persons for person in group}
+
+
 def corpus(n: int, seed: int) -> Iterator[str]:
     """Tell n stories."""
     rng = random.Random(seed)

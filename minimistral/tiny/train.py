@@ -1,36 +1,38 @@
 """How the tiny model that comes with the package was made: `python -m minimistral.tiny.train`.
 
 Its text is what stories.py generates; its vocabulary is SentencePiece BPE with byte fallback, learned from the same text.
-Everything is seeded, and no story is seen twice. It goes in three stages:
+Everything is seeded, and no story is seen twice. It goes in three stages (looks.py says what drills and looks are):
 
-    language  whole stories, every token alike: it learns to write, and after 2,200 steps names 3 facts of 10 rightly
-    facts     a fact and its question alone, "Tom put the key into the jar. Where is the key? It is in the", answers weighted
-    stories   whole stories again, answers weighted
+    drills   sentences in which any word has any other; the model is shown where to look
+    shown    whole stories, with some drills among them; it is shown where to look
+    stories  whole stories, and nothing is shown any more
 
 In a whole story only 2 or 3 tokens of 140 depend on a fact, and the fact is one sentence among fifteen. That is too faint to
-learn from in half an hour; with the two alone in a row, looking back pays at once, and what was learned there carries over:
-it then names about half of them, and guesses whose thing was whose.
+learn from in an hour, unless one is shown where to look.
 """
 
 import argparse
 import json
 import random
-import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from tqdm import trange
 
 from minimistral.checkpoint import save
 from minimistral.config import MistralConfig
 from minimistral.files import write
 from minimistral.model import Mistral
-from minimistral.tiny import stories
+from minimistral.progress import Log
+from minimistral.tiny import looks, stories
 from minimistral.tokenizer import Tokenizer
-from minimistral.train import fit, learn_vocabulary, new_model
+from minimistral.train import adamw, learn_vocabulary, new_model, rise_and_fall
 
 FOLDER = Path(__file__).parent / "model"
 CONFIG = MistralConfig(
@@ -47,52 +49,12 @@ def train_vocabulary(folder: Path, vocab_size: int, n_stories: int = 20_000, see
     )  # fmt: skip
 
 
-def whole_stories(tokenizer: Tokenizer, T: int, seed: int | str, weight: float) -> Iterator[tuple[list, list]]:
-    """Endless rows of T + 1 ids and their weights: each begins with a story's bos and is filled with the stories after it."""
-    rng, ids, weights = random.Random(seed), [], []
-    while True:
-        story = stories.story(rng)
-        new = tokenizer.encode(story.text, bos=True, eos=True)
-        counts = [1.0] * len(new)
-        for fact in story.recalls if weight != 1 else ():
-            for n in answer_span(tokenizer, fact.prompt, fact.answer):
-                counts[n] = weight
-        ids, weights = ids + new, weights + counts
-        if len(ids) > T:
-            yield ids[: T + 1], weights[: T + 1]
-            ids, weights = [], []
-
-
-def facts_alone(tokenizer: Tokenizer, T: int, seed: int | str, weight: float) -> Iterator[tuple[list, list]]:
-    """Endless rows of one fact, the last sentence or two before its answer, and the answer; padded with weight 0."""
-    rng = random.Random(seed)
-    while True:
-        for fact in stories.story(rng).recalls:
-            since = fact.prompt[fact.prompt.rfind(fact.fact) + len(fact.fact) :].strip()
-            sentences = re.split(r'(?<=[.!?"]) (?=[A-Z"])', since)
-            prompt = " ".join([fact.fact, *sentences[-rng.choice((1, 2)) :]])
-            ids = tokenizer.encode(f"{prompt} {fact.answer}", bos=True)
-            if len(ids) <= T + 1:
-                weights = [1.0] * len(ids)
-                for n in answer_span(tokenizer, prompt, fact.answer):
-                    weights[n] = weight
-                padding = T + 1 - len(ids)
-                yield ids + [tokenizer.eos_id] * padding, weights + [0.0] * padding
-
-
-def answer_span(tokenizer: Tokenizer, prompt: str, answer: str) -> range:
-    """The places of an answer's tokens in the encoding of the text it stands in (with bos)."""
-    before = len(tokenizer.encode(prompt, bos=True))
-    return range(before, len(tokenizer.encode(f"{prompt} {answer}", bos=True)))
-
-
-def in_batches(rows: Callable, tokenizer: Tokenizer, T: int, batch: int, seed: int, weight: float) -> Callable:
-    """What train.fit() wants of one of the two above: step -> (ids, weights), (batch, T + 1) each, the same for the same step."""
+def in_batches(tokenizer: Tokenizer, T: int, batch: int, seed: int, weight: float = 1) -> Callable:
+    """What train.fit() wants: step -> (ids, weights) of stories, (batch, T + 1) each, the same for the same step."""
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        drawn = islice(rows(tokenizer, T, f"{seed}/{step}", weight), batch)
-        ids, weights = zip(*drawn, strict=True)
-        return torch.tensor(ids), torch.tensor(weights)
+        rows = list(islice(looks.story_rows(tokenizer, T, f"{seed}/{step}", weight), batch))
+        return torch.tensor([row.ids for row in rows]), torch.tensor([row.weights for row in rows])
 
     return batches
 
@@ -119,7 +81,7 @@ def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance:
         story = stories.story(random.Random(HELD_OUT + n), distance)
         for fact in story.recalls:
             whole = tokenizer.encode(f"{fact.prompt} {fact.answer}", bos=True)
-            answer = answer_span(tokenizer, fact.prompt, fact.answer)
+            answer = looks.answer_span(tokenizer, fact.prompt, fact.answer)
             words = fact.prompt.split()
             gap = len(tokenizer.encode(" ".join(words[len(words) - fact.distance :])))
             likeliest = model(torch.tensor([whole]))[0, answer.start - 1 : -1].argmax(-1).tolist()
@@ -131,39 +93,97 @@ def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance:
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: what its rows are, how many, how fast it learns and how much the answers weigh."""
+    """One part of the training: what its batches hold, how many there are, how fast it learns, and what counts."""
 
     name: str
-    rows: Callable
-    length: int  # tokens a row
-    batch: int  # rows a step
     steps: int
     lr: float
+    stories: int  # rows of a batch
+    drills: int
+    looks: float  # how much the looks count in the loss; 0 shows none
     weight: float  # of a token that a fact decides; others count 1
+    length: int = 192  # tokens a row
 
 
 STAGES = (
-    Stage("language", whole_stories, 256, 16, 2200, 2.5e-3, 1),
-    Stage("facts", facts_alone, 47, 64, 1750, 2e-3, 10),
-    Stage("stories", whole_stories, 256, 16, 1050, 1.5e-3, 10),
+    Stage("drills", 400, 1e-3, stories=0, drills=16, looks=1, weight=20),
+    Stage("shown", 2600, 1.5e-3, stories=12, drills=4, looks=1, weight=20),
+    Stage("stories", 1000, 8e-4, stories=16, drills=0, looks=0, weight=10),
 )
 
 
+def born(config: MistralConfig, seed: int) -> Mistral:
+    """A new model that can still tell its words apart in the layers that are shown where to look.
+
+    Embeddings are of size 1, so that what a layer adds does not drown them. Heads that find are born comparing (queries made as
+    keys are), and heads that are shown something born repeating (what is read is written as it was read), after Trockman and
+    Kolter, "Mimetic initialization of self-attention layers" (2023).
+    """
+    model = new_model(config, seed)
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and not name.startswith("output"):
+            added = name.endswith(("wo.weight", "w2.weight"))
+            size = 1.0 if name.startswith("tok_embeddings") else p.shape[1] ** -0.5
+            nn.init.normal_(p, std=size / (2 * config.n_layers) ** 0.5 if added else size)
+    D = config.head_dim
+    with torch.no_grad():
+        model.output.weight.copy_(0.02 * model.tok_embeddings.weight)
+        for kind, layer in looks.LAYERS.items():
+            attention = model.layers[layer].attention
+            for head in looks.HEADS:
+                mine, shared = slice(head * D, (head + 1) * D), slice(head // config.group * D, (head // config.group + 1) * D)
+                if kind == "found":
+                    attention.wq.weight[mine] = attention.wk.weight[shared]
+                attention.wo.weight[:, mine] = 2 * attention.wv.weight[shared].T
+    return model
+
+
+def rows_of(stage: Stage, tokenizer: Tokenizer, seed: str) -> list[looks.Row]:
+    """The rows of one step. A drill has many answers: each counts a fifth of a story's."""
+    told = islice(looks.story_rows(tokenizer, stage.length, seed, stage.weight), stage.stories)
+    return [*told, *islice(looks.drill_rows(tokenizer, stage.length, seed, stage.weight / 5), stage.drills)]
+
+
+def learn(model: Mistral, tokenizer: Tokenizer, stage: Stage, seed: int) -> Log:
+    """Train a model in place through one stage; -> the losses of its tokens, looks not counted."""
+    window, log, start = model.config.sliding_window, Log(), time.perf_counter()
+    optimizer = adamw(model.requires_grad_(True), stage.lr, betas=(0.9, 0.98), weight_decay=0.1)
+    schedule = rise_and_fall(optimizer, stage.steps, warmup=50, final=0.1)
+    for step in (bar := trange(stage.steps, desc=stage.name)):
+        ids, weights, places = looks.batch(rows_of(stage, tokenizer, f"{seed}/{step}"), window)
+        logits, kept = looks.read(model, ids[:, :-1])
+        each, counts = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none"), weights[:, 1:]
+        loss = (each * counts).sum() / counts.sum()
+        shown = stage.looks * looks.look_loss(kept, places, window) if stage.looks else torch.zeros(())
+        (loss + shown).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        log.steps.append(step)
+        log.losses.append(loss.item())
+        bar.set_postfix_str(f"loss {log.recent():.3f}, looks {shown.item():.2f}", refresh=False)
+    model.requires_grad_(False)
+    log.seconds = time.perf_counter() - start
+    return log
+
+
 def main(arguments=None):
-    """Make vocabulary and model, and write them with their record; --out and --seed say where and from what."""
+    """Make vocabulary and model, and write them with their record; --out and --seed say where and from what.
+
+    A vocabulary that lies there already stays: the twins read its ids too.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    tokenizer = train_vocabulary(options.out, CONFIG.vocab_size)
-    model, record = new_model(CONFIG, options.seed), {"seed": options.seed, "torch": torch.__version__, "stages": []}
+    kept = options.out / "tokenizer.model"
+    tokenizer = Tokenizer(kept) if kept.exists() else train_vocabulary(options.out, CONFIG.vocab_size)
+    model, record = born(CONFIG, options.seed), {"seed": options.seed, "torch": torch.__version__, "stages": []}
     for n, stage in enumerate(STAGES):
-        seed = 1000 * options.seed + n
-        batches = in_batches(stage.rows, tokenizer, stage.length, stage.batch, seed, stage.weight)
-        log = fit(model, batches, steps=stage.steps, lr=stage.lr)
-        told = {name: value for name, value in asdict(stage).items() if name != "rows"}
+        log = learn(model, tokenizer, stage, seed=1000 * options.seed + n)
         loss = [(step, round(value, 4)) for step, value in zip(log.steps, log.losses, strict=True) if step % 10 == 0]
-        record["stages"].append(told | {"minutes": round(log.seconds / 60, 1), "loss": loss})
+        record["stages"].append(asdict(stage) | {"minutes": round(log.seconds / 60, 1), "loss": loss})
     finish(model, tokenizer, options.out, record)
 
 

@@ -16,7 +16,7 @@ from minimistral.checkpoint import load, save
 from minimistral.config import MistralConfig
 from minimistral.files import write
 from minimistral.model import Mistral
-from minimistral.tiny.train import held_out_loss, in_batches, whole_stories
+from minimistral.tiny.train import held_out_loss, in_batches
 from minimistral.tokenizer import Tokenizer
 from minimistral.train import fit, new_model
 
@@ -35,7 +35,7 @@ def twin(window: int | None) -> Mistral:
 def train(window: int | None, tokenizer: Tokenizer, seed: int, steps: int, progress: bool = True) -> tuple[Mistral, dict]:
     """-> a model trained with this window, and what is to be known of it."""
     model = new_model(replace(CONFIG, sliding_window=window), seed)
-    log = fit(model, in_batches(whole_stories, tokenizer, 256, 16, seed, 1), steps=steps, lr=4e-3, progress=progress)
+    log = fit(model, in_batches(tokenizer, 256, 16, seed), steps=steps, lr=4e-3, progress=progress)
     minutes = round(log.seconds / 60, 1)
     return model, {"seed": seed, "steps": steps, "tokens": log.tokens, "minutes": minutes, "torch": torch.__version__}
 
