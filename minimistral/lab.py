@@ -33,10 +33,10 @@ class LabError(ValueError):
 def sync(source, target) -> list[str]:
     """Bring the learner's copy `target` of the folder of notebooks `source` up to date; return a line for each thing to know.
 
-    Notebooks are laid without outputs. A copy that the learner has not changed is replaced when the course's version
-    changed, and laid again when deleted. A changed copy stays as it is, and a new version of the course is laid beside
-    it, once, as NAME.new.ipynb. Only cells count as a change, not outputs, counts or metadata: opening, running and
-    saving a notebook changes nothing.
+    Notebooks are laid without outputs; of a link to a file of the repository that is not there, only the words. A copy that
+    the learner has not changed is replaced when the course's version changed, and laid again when deleted. A changed copy
+    stays as it is, and a new version of the course is laid beside it, once, as NAME.new.ipynb. Only cells count as a change,
+    not outputs, counts or metadata: opening, running and saving a notebook changes nothing.
 
     target/.sync.json remembers for each file: "laid", the mark of what the learner's copy was when laid; "seen", the mark
     of the last course version that was laid or offered; "offers", the marks of the .new files when laid.
@@ -46,7 +46,8 @@ def sync(source, target) -> list[str]:
     manifest, lines = _read_manifest(target), []
     for path in course_files(source):
         name = path.relative_to(source).as_posix()
-        course, copy = _cleared(path), target / name
+        copy = target / name
+        course = _cleared(path, copy.parent)
         known = manifest.setdefault(name, {"laid": None, "seen": None, "offers": {}})
         new, now = mark(name, course), mark(name, _bytes(copy))
         if now == new:
@@ -110,7 +111,7 @@ def reset(chapter: str, folder: str | Path) -> list[Path]:
     """
     source, folder = find_notebooks(), existing(folder)
     name, kept = find_chapter(chapter, source), []
-    course, copy = _cleared(source / name), folder / name
+    course, copy = _cleared(source / name, folder), folder / name
     with _writing(folder):
         for path in versions(copy):
             if (data := path.read_bytes()) != course:
@@ -270,9 +271,17 @@ def in_container() -> bool:
     return bool(os.environ.get("container")) or any(Path(p).exists() for p in ("/.dockerenv", "/run/.containerenv"))
 
 
-def _cleared(path: Path) -> bytes:
+def _cleared(path: Path, folder: Path) -> bytes:
+    """A file of the course as it is laid in a folder: without outputs, and of a link that would be dead there only the words."""
+
+    def alive(link):
+        return link[0] if (folder / link[2].decode()).exists() else link[1]
+
     data = path.read_bytes()
-    return clear(data) if path.suffix == ".ipynb" else data
+    if path.suffix not in (".ipynb", ".md"):
+        return data
+    data = clear(data) if path.suffix == ".ipynb" else data
+    return re.sub(rb"\[([^\[\]]*)\]\((\.\./[^)#]*)[^)]*\)", alive, data)
 
 
 def _bytes(path: Path) -> bytes | None:

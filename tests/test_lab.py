@@ -81,6 +81,20 @@ def test_a_first_copy_has_no_outputs_no_counts_and_no_widget_state(tmp_path):
     assert [cell.id for cell in nb.cells] == [cell.id for cell in nbformat.read(path, as_version=4).cells]
 
 
+def test_of_a_link_that_would_be_dead_only_the_words_stay(tmp_path):
+    links = "[`a`](../a.py#b), [the\nother](../c.py), [d](d.md)"
+    edit(lay(tmp_path / "notebooks", "one"), lambda nb: nb.cells[0].update(source=links))
+    (tmp_path / "notebooks" / "page.md").write_text("| [a](../a.py) | [d](d.md) |", encoding="utf-8")
+    (tmp_path / "a.py").touch()
+    for folder, cell, page in [
+        (tmp_path / "my", "[`a`](../a.py#b), the\nother, [d](d.md)", "| [a](../a.py) | [d](d.md) |"),
+        (tmp_path / "far" / "my", "`a`, the\nother, [d](d.md)", "| a | [d](d.md) |"),
+    ]:
+        sync(tmp_path / "notebooks", folder)
+        assert nbformat.read(folder / "01_a.ipynb", as_version=4).cells[0].source == cell
+        assert (folder / "page.md").read_text(encoding="utf-8") == page
+
+
 def test_a_second_sync_changes_nothing(course, my):
     before = {name: (my / name).read_bytes() for name in files(my)}
     assert sync(course, my) == []

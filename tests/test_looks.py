@@ -88,21 +88,27 @@ def test_a_storys_places_are_those_of_its_words(tokenizer):
     assert len(seen) >= 8, seen
 
 
-def test_a_drill_asks_for_what_it_told(tokenizer):
-    for row in islice(looks.drill_rows(tokenizer, 120, 4, 7.0), 12):
+@pytest.mark.parametrize("turned", [0, 0.5])
+def test_a_drill_asks_for_what_it_told(tokenizer, turned):
+    """Read back from its text: "who had what" tells and asks, "what for who" tells only."""
+    turns = 0
+    for row in islice(looks.drill_rows(tokenizer, 120, 4, 7.0, turned), 12):
         assert len(row.ids) == len(row.weights) == 121
-        sentences = [(who.strip(), what) for who, what in re.findall(r"([^.]+) had ([^.]+)\.", tokenizer.decode(row.ids))]
-        owns = dict(sentences)
-        assert 1 < len(owns) <= 8 and all(owns[who] == what for who, what in sentences) and len(sentences) > len(owns)
-        answers = " ".join(tokenizer.decode([n]) for n, weight in zip(row.ids, row.weights, strict=True) if weight == 7)
-        again = [what for n, (who, what) in enumerate(sentences) if who in dict(sentences[:n])]
-        assert answers.replace(" ", "").startswith("".join(again).replace(" ", ""))
+        sentences = [found.groups() for found in re.finditer(r"\s*([^.]+?) (had|for) ([^.]+)\.", tokenizer.decode(row.ids))]
+        turns += sum(verb == "for" for _, verb, _ in sentences)
+        pairs = [(a, b) if verb == "had" else (b, a) for a, verb, b in sentences]
+        owns = dict(pairs)
+        assert 1 < len(owns) <= 8 and all(owns[who] == what for who, what in pairs) and len(pairs) > len(owns)
+        asked = [what for n, (who, what) in enumerate(pairs) if sentences[n][1] == "had" and who in dict(pairs[:n])]
+        answers = "".join(tokenizer.decode([n]) for n, weight in zip(row.ids, row.weights, strict=True) if weight == 7)
+        assert answers.replace(" ", "").startswith("".join(asked).replace(" ", ""))
         for kind, at, to in row.looks:
-            if at < len(row.ids) and kind == "found":  # the last thing told of the same owner
+            if at < len(row.ids) and kind == "found":  # the last thing told of the same owner, from its last word
                 before, there = tokenizer.decode(row.ids[: at + 1]), tokenizer.decode(row.ids[: to + 1])
                 who = re.findall(r"([^.]+) had$", before)[0].strip()
-                assert there.endswith(f"{who} had {owns[who]}")
-                assert f"{who} had" not in before[len(there) : -len(f"{who} had")]
+                ways = (f"{who} had {owns[who]}", f"{owns[who]} for {who}")
+                assert there.endswith(ways) and not any(way in before[len(there) :] for way in ways)
+    assert (turns > 0) == (turned > 0)
 
 
 def test_only_what_can_be_followed_is_shown():

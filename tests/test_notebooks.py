@@ -1,14 +1,22 @@
 """What a committed notebook must be, so that nbval compares something, readers see something and a diff stays readable."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import execute
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from minimistral import course
 
 NOTEBOOKS = sorted(execute.NOTEBOOKS.glob("*.ipynb"))
-MOST_BYTES, MOST_CODE_LINES, MOST_OUTPUT_LINES, LEAST_TWIN = 2_000_000, 25, 200, 20
+MOST_BYTES, MOST_CODE_LINES, MOST_OUTPUT_LINES, LEAST_TWIN = 600_000, 25, 200, 20
+MOST_BYTES_IN_ALL = 40_000_000  # what a clone brings along
 IMAGES = (*execute.PICTURES, "image/svg+xml")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -21,6 +29,42 @@ def test_there_are_notebooks():
 @each_notebook
 def test_structure(path):
     assert problems(path) == []
+
+
+def test_the_repository_is_small():
+    root = execute.NOTEBOOKS.parent
+    if not shutil.which("git") or not (root / ".git").exists():
+        pytest.skip("no git repository")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
+    tracked = [root / name for name in names if name]
+    assert len(tracked) > len(NOTEBOOKS)
+    assert sum(path.stat().st_size for path in tracked if path.is_file()) <= MOST_BYTES_IN_ALL
+
+
+def test_the_first_code_cell_is_the_same_everywhere_and_installs_only_in_colab(monkeypatch):
+    first = [execute.code_cells(nbformat.read(path, as_version=4))[0] for path in NOTEBOOKS]
+    ((source, tags, outputs),) = {(cell.source, *map(str, (cell.metadata.get("tags"), cell.outputs))) for cell in first}
+    assert (tags, outputs) == ("['colab']", "[]")
+    ran = []
+    shell = {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda *line: ran.append(line))}
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    exec(TransformerManager().transform_cell(source), shell)
+    assert ran == []
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    exec(TransformerManager().transform_cell(source), shell)
+    assert ran == [("pip", "install -q minimistral")]
+
+
+@pytest.mark.parametrize("chapter", [*course.CHAPTERS, *course.APPENDICES], ids=lambda chapter: chapter.file)
+def test_a_chapter_links_to_its_neighbours(chapter):
+    cells = nbformat.read(execute.NOTEBOOKS / chapter.file, as_version=4).cells
+    back = course.CHAPTERS[: chapter.number + (chapter in course.APPENDICES)][-1:]
+    on = course.CHAPTERS[chapter.number + 1 :][:1]
+    links = [f"[← {one.file.split('_')[0]} {one.title}]({one.file})" for one in back]
+    links += [f"[{one.file.split('_')[0]} {one.title} →]({one.file})" for one in on]
+    assert cells[0].source.splitlines()[2] == " · ".join(links)
+    for one in on:
+        assert not re.search(rf"chapter {one.number:02}\b(?!\**\]\({one.file}\))", cells[-1].source, re.IGNORECASE)
 
 
 @pytest.mark.pictures

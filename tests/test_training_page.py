@@ -150,6 +150,14 @@ def test_planted_heads_are_found_where_they_are(monkeypatch):
     assert isinstance(drawn, Picture) and drawn.png.startswith(PNG) and "layer 1, head 2" in drawn.text
 
 
+def test_heads_that_look_where_they_should_are_scored():
+    model, ids = small_model(window=7, n_layers=2), random_ids(2, 15, vocab_size=6)
+    mine = view.looking(model, ids, torch.tensor([[0, 0, 1], [5, 9, 14], [3, 2, 14]]), "somewhere")  # 9 does not see 2
+    given = view.attention_of(model, ids)
+    assert torch.allclose(mine.scores, (given[:, 0, :, 5, 3] + given[:, 1, :, 14, 14]) / 2, atol=1e-6)
+    assert mine.even == pytest.approx((1 / 6 + 1 / 7) / 2) and mine.name == "somewhere"
+
+
 def test_without_a_repetition_in_sight_heads_are_not_scored():
     with pytest.raises(ValueError, match="window of 5"):
         view.heads(small_model(window=5, n_layers=1), torch.arange(8)[None].repeat(1, 2))

@@ -11,7 +11,8 @@ pays only once the first two are there, and they pay only with the third. So eac
 part: -ln of the weight that these heads give to the key they should look at (as it were, next-key loss beside next-token loss).
 
 Stories ask two or three times each. Drills ask in every sentence ("Rosa had plum. fox had Rosa. Rosa had plum."), any word of the
-stories with any other. What they teach, to compare two words and to repeat one, the stories then only have to put to use.
+stories with any other. What they teach, to compare two words and to repeat one, the stories then only have to put to use. Where
+what is wanted was told before its owner ("a plum for Rosa"), it is Rosa who holds the plum, and is looked for.
 """
 
 import random
@@ -56,25 +57,31 @@ def answer_span(tokenizer: Tokenizer, prompt: str, answer: str) -> range:
     return range(before, len(tokenizer.encode(f"{prompt} {answer}", bos=True)))
 
 
+def ends(recall: stories.Recall, word: str, start: int, stop: int) -> list[int]:
+    """Where a word ends in recall.prompt[start:stop], each time that it stands there."""
+    return [found.end() for found in re.compile(rf"\b{re.escape(word)}\b").finditer(recall.prompt, start, stop)]
+
+
+def fact_span(recall: stories.Recall) -> tuple[int, int]:
+    """From where to where in recall.prompt the fact is told."""
+    told = recall.prompt.rfind(recall.fact)
+    return told, told + len(recall.fact)
+
+
 def links(recall: stories.Recall) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
     """Where the words that lead to an answer end, as places in recall.prompt.
 
     -> (later, earlier) for each word that the fact tells of together with the answer; and (asked, found): the word by which
     the answer is asked for, and the later one of it and the answer in the fact. None if nothing told names the answer.
     """
-    told = recall.prompt.rfind(recall.fact)
-    end = told + len(recall.fact)
-
-    def ends(word: str, start: int, stop: int) -> list[int]:
-        return [found.end() for found in re.compile(rf"\b{re.escape(word)}\b").finditer(recall.prompt, start, stop)]
-
+    told, end = fact_span(recall)
     owners, asked = [], []
     for word in recall.about:
-        pairs = [(abs(a - b), max(a, b), min(a, b)) for a in ends(recall.answer, told, end) for b in ends(word, told, end)]
-        if pairs:
-            _, later, earlier = min(pairs)
-            owners.append((later, earlier))
-            asked += [(at, later) for at in ends(word, end, len(recall.prompt))[-1:]]
+        both = [(a, b) for a in ends(recall, recall.answer, told, end) for b in ends(recall, word, told, end)]
+        if both:
+            near = min(both, key=lambda pair: abs(pair[0] - pair[1]))
+            owners.append((max(near), min(near)))
+            asked += [(at, max(near)) for at in ends(recall, word, end, len(recall.prompt))[-1:]]
     return owners, max(asked, default=None)
 
 
@@ -110,30 +117,35 @@ def story_rows(tokenizer: Tokenizer, T: int, seed: int | str, weight: float) -> 
 # ---- Drills ----------------------------------------------------------------------------------------------
 
 
-def drill_rows(tokenizer: Tokenizer, T: int, seed: int | str, weight: float) -> Iterator[Row]:
+def drill_rows(tokenizer: Tokenizer, T: int, seed: int | str, weight: float, turned: float = 0) -> Iterator[Row]:
     """Endless rows of T + 1 ids: who has what, of 2 to 8 words, told again and again in any order.
 
     What somebody has counts `weight` from the second time on, since then it can be known; "had" counts 1, all else nothing.
+    turned  the share of sentences that tell it the other way round, "plum for Rosa": these ask nothing.
     """
     rng = random.Random(seed)
     words = sorted(stories.words())
-    codes = {word: tokenizer.encode(word) for word in (*words, "had")}
-    stop = tokenizer.encode("had.")[len(codes["had"]) :]
+    code = {word: tokenizer.encode(word) for word in (*words, "had", "for")}
+    stop = tokenizer.encode("had.")[len(code["had"]) :]
     while True:
         n = rng.choice((2, 3, 4, 6, 8))
         chosen = rng.sample(words, 2 * n)
         row, told = Row([tokenizer.bos_id], [0.0]), {}
         while len(row.ids) <= T:
             k = rng.randrange(n)
-            who, what = codes[chosen[k]], codes[chosen[n + k]]
-            at = len(who) + len(codes["had"]) - 1  # the place of "had" in the sentence
-            end = at + len(what)
-            looks = [("owner", end, len(who) - 1), ("asked", at, len(who) - 1)]
-            if k in told:
+            who, what = code[chosen[k]], code[chosen[n + k]]
+            turn = turned > 0 and rng.random() < turned
+            first, verb, last = (what, code["for"], who) if turn else (who, code["had"], what)
+            at = len(first) + len(verb) - 1  # the places in the sentence: of the verb's end, and of the last word's
+            end = at + len(last)
+            looks, asks = [("owner", end, len(first) - 1)], not turn and k in told
+            if not turn:
+                looks.append(("asked", at, len(first) - 1))
+            if asks:
                 looks.append(("found", at, told[k] - len(row.ids)))
             told[k] = len(row.ids) + end
-            counts = [0.0] * len(who) + [1.0] * len(codes["had"]) + [weight * (len(looks) > 2)] * len(what) + [0.0] * len(stop)
-            row += Row(who + codes["had"] + what + stop, counts, looks)
+            counts = [0.0] * len(first) + [1.0] * len(verb) + [weight * asks] * len(last) + [0.0] * len(stop)
+            row += Row(first + verb + last + stop, counts, looks)
         yield Row(row.ids[: T + 1], row.weights[: T + 1], row.looks)
 
 

@@ -1,10 +1,11 @@
 """How the tiny model that comes with the package was made: `python -m minimistral.tiny.train`.
 
 Its text is what stories.py generates; its vocabulary is SentencePiece BPE with byte fallback, learned from the same text.
-Everything is seeded, and no story is seen twice. It goes in three stages (looks.py says what drills and looks are):
+Everything is seeded, and no story is seen twice. It goes in four stages (looks.py says what drills and looks are):
 
     drills   sentences in which any word has any other; the model is shown where to look
     shown    whole stories, with some drills among them; it is shown where to look
+    turned   the same, where half of the drills' sentences tell a thing before its owner
     stories  whole stories, and nothing is shown any more
 
 In a whole story only 2 or 3 tokens of 140 depend on a fact, and the fact is one sentence among fifteen. That is too faint to
@@ -72,7 +73,7 @@ def held_out_loss(model: Mistral, tokenizer: Tokenizer, n_stories: int = 200) ->
 
 @torch.no_grad()
 def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance: int | None = None) -> dict:
-    """How often the model names what its story told: by the distance in tokens from fact to answer, {"0-15": [right, of]}.
+    """How often the model names what its story told: by how many tokens back the word was told, {"0-15": [right, of]}.
 
     A recall is right if every token of the answer is the likeliest one after the tokens before it.
     """
@@ -82,8 +83,8 @@ def recall(model: Mistral, tokenizer: Tokenizer, n_stories: int = 300, distance:
         for fact in story.recalls:
             whole = tokenizer.encode(f"{fact.prompt} {fact.answer}", bos=True)
             answer = looks.answer_span(tokenizer, fact.prompt, fact.answer)
-            words = fact.prompt.split()
-            gap = len(tokenizer.encode(" ".join(words[len(words) - fact.distance :])))
+            told = looks.ends(fact, fact.answer, *looks.fact_span(fact))[-1]
+            gap = answer.start - len(tokenizer.encode(fact.prompt[:told], bos=True)) + 1
             likeliest = model(torch.tensor([whole]))[0, answer.start - 1 : -1].argmax(-1).tolist()
             tally = found.setdefault(f"{gap // 16 * 16}-{gap // 16 * 16 + 15}", [0, 0])
             tally[0] += likeliest == whole[answer.start :]
@@ -102,13 +103,15 @@ class Stage:
     drills: int
     looks: float  # how much the looks count in the loss; 0 shows none
     weight: float  # of a token that a fact decides; others count 1
+    turned: float = 0  # the share of a drill's sentences that tell a thing before its owner
     length: int = 192  # tokens a row
 
 
 STAGES = (
     Stage("drills", 400, 1e-3, stories=0, drills=16, looks=1, weight=20),
     Stage("shown", 2600, 1.5e-3, stories=12, drills=4, looks=1, weight=20),
-    Stage("stories", 1000, 8e-4, stories=16, drills=0, looks=0, weight=10),
+    Stage("turned", 1700, 1.3e-3, stories=12, drills=4, looks=1, weight=20, turned=0.5),
+    Stage("stories", 800, 8e-4, stories=16, drills=0, looks=0, weight=10),
 )
 
 
@@ -140,8 +143,9 @@ def born(config: MistralConfig, seed: int) -> Mistral:
 
 def rows_of(stage: Stage, tokenizer: Tokenizer, seed: str) -> list[looks.Row]:
     """The rows of one step. A drill has many answers: each counts a fifth of a story's."""
-    told = islice(looks.story_rows(tokenizer, stage.length, seed, stage.weight), stage.stories)
-    return [*told, *islice(looks.drill_rows(tokenizer, stage.length, seed, stage.weight / 5), stage.drills)]
+    told = looks.story_rows(tokenizer, stage.length, seed, stage.weight)
+    drilled = looks.drill_rows(tokenizer, stage.length, seed, stage.weight / 5, stage.turned)
+    return [*islice(told, stage.stories), *islice(drilled, stage.drills)]
 
 
 def learn(model: Mistral, tokenizer: Tokenizer, stage: Stage, seed: int) -> Log:
@@ -182,8 +186,8 @@ def main(arguments=None):
     model, record = born(CONFIG, options.seed), {"seed": options.seed, "torch": torch.__version__, "stages": []}
     for n, stage in enumerate(STAGES):
         log = learn(model, tokenizer, stage, seed=1000 * options.seed + n)
-        loss = [(step, round(value, 4)) for step, value in zip(log.steps, log.losses, strict=True) if step % 10 == 0]
-        record["stages"].append(asdict(stage) | {"minutes": round(log.seconds / 60, 1), "loss": loss})
+        tens = [(step, round(sum(log.losses[step - 10 : step]) / 10, 3)) for step in range(10, stage.steps + 1, 10)]
+        record["stages"].append(asdict(stage) | {"minutes": round(log.seconds / 60, 1), "loss": tens})
     finish(model, tokenizer, options.out, record)
 
 

@@ -119,6 +119,16 @@ def heads(model: Mistral, ids: Tensor) -> tuple[Heads, Heads]:
                  (("the token before", before.expand(B, T, T)), ("what came after it last time", follows)))
 
 
+def looking(model: Mistral, ids: Tensor, places: Tensor, name: str) -> Heads:
+    """Score every head by how much of its weight goes where it should: places (3, n), a row of ids (B, T), from, and to."""
+    B, T = ids.shape
+    row, at, to = places
+    keys = torch.zeros(B, T, T, dtype=torch.bool)
+    keys[row, at, to] = True
+    seen = dense(positions(T), positions(T), model.config.sliding_window)
+    return _scored(name, attention_of(model, ids), keys & seen, seen)
+
+
 def _scored(name, found, keys, seen) -> Heads:
     """Mean weight on the marked keys (B, T, T), over the queries that have any."""
     asked = keys.any(-1)  # (B, T)
