@@ -45,7 +45,14 @@ def capture(model: Mistral, cache: RollingBuffer, tokens: int, compiled: bool = 
 
     On CUDA it is a CUDA graph, and the logits are overwritten by the next step. On a CPU it is a trace of the operations, which
     takes a quarter of a second and saves what Python costs between them. Weights may be changed in place, not replaced.
+
+    Raises ValueError for a cache of another kind.
     """
+    if not isinstance(cache, RollingBuffer):
+        raise ValueError(
+            f"cache is a {type(cache).__name__}: a step can be captured with a RollingBuffer only; "
+            "decode by calling the model, as generate() does then."
+        )
     ring = FixedRing(cache, tokens, unmasked=cache.position.is_cuda)  # its fastest kernels take no mask
     shared = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     twin = copy.deepcopy(model, shared)  # the same weights in memory; a trace takes none that want a gradient

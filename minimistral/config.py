@@ -97,7 +97,8 @@ class MistralConfig:
     def from_file(cls, path) -> "MistralConfig":
         """Read Mistral's params.json or a Hugging Face config.json (either generation).
 
-        Raises ConfigError naming the file for anything missing, mistyped or of another kind of model.
+        Raises ConfigError naming the file for anything missing, mistyped or of another kind of model, and for a params.json that
+        says its windows under another name than sliding_window.
         Warns, saying what it chose, where rope_theta is absent, and names the keys it does not know.
         """
         path = Path(path)
@@ -150,7 +151,13 @@ def check_count(name: str, value, least: int = 1):
 def _from_params(fields: dict, path: Path) -> MistralConfig:
     known = {name: fields[name] for name in MistralConfig.__dataclass_fields__ if name in fields}
     _require_present(known)
-    _name_unknown(path, set(fields) - set(known))
+    unknown = set(fields) - set(known)
+    for name in sorted(name for name in unknown if "window" in name):  # such as _sliding_window: left out, it is another model
+        raise ConfigError(
+            f"{name} is {fields[name]!r}, which is not read: state sliding_window instead, a whole number, null for no window, "
+            "or a list with one of these for each layer."
+        )
+    _name_unknown(path, unknown)
     if "rope_theta" not in known:
         # Mistral's own rule: 7B v0.1 came without the key (and with a window); later models without a window mean 1e6.
         window = known.get("sliding_window")

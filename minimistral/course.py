@@ -63,11 +63,8 @@ def draw():
     for n, chapter in enumerate(CHAPTERS):
         if n:
             ax.plot([0, 0], [n - 1, n], color=GREY, lw=3, zorder=1)
-        colour = ORANGE if chapter.short else BLUE
-        face = colour if chapter.written else "white"
-        ax.scatter(0, n, s=170, color=face, edgecolor=colour, linewidth=2, zorder=3)
-        late = "" if chapter.written else "#6b7177"
-        ax.text(0.35, n, f"{chapter.number:02d}  {chapter.title}", va="center", color=late or "black")
+        ax.scatter(0, n, s=170, color=ORANGE if chapter.short else BLUE, zorder=3)
+        ax.text(0.35, n, f"{chapter.number:02d}  {chapter.title}", va="center")
         ax.text(5.3, n, f"{chapter.minutes} min", va="center", ha="right", color="#6b7177", fontsize=9)
         if chapter.exit:
             ax.annotate(
@@ -76,8 +73,6 @@ def draw():
             )  # fmt: skip
     ax.scatter(0, len(CHAPTERS) + 0.15, s=60, color=ORANGE)
     ax.text(0.35, len(CHAPTERS) + 0.15, "the short way to the 16k speed-up", va="center", fontsize=9)
-    ax.scatter(4.1, len(CHAPTERS) + 0.15, s=60, facecolor="white", edgecolor=GREY, linewidth=1.5)
-    ax.text(4.3, len(CHAPTERS) + 0.15, "not written yet", va="center", fontsize=9)
     ax.set(xlim=(-0.3, 8.6), ylim=(len(CHAPTERS) + 0.6, -0.6))
     ax.axis("off")
     return finish(made, table())

@@ -8,6 +8,7 @@
 import html
 import platform
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -270,14 +271,22 @@ def read_folder(folder) -> Folder:
 def _folder_rows(folder: Folder) -> list[list[str]]:
     rows = [["note", note] for note in folder.notes]
     if c := folder.config:
-        window = f"window {c.sliding_window:,}" if c.sliding_window else "no window"
-        rows.insert(0, ["model", f"{folder.version}: {c.n_layers} layers, {c.n_heads} heads on {c.n_kv_heads}, {window}"])
+        rows.insert(0, ["model", f"{folder.version}: {c.n_layers} layers, {c.n_heads} heads on {c.n_kv_heads}, {_windows(c)}"])
     if folder.whole:
         files = f"{len(folder.whole.files)} file" + "s" * (len(folder.whole.files) > 1)
         rows.append(["whole", f"yes: {folder.whole.nbytes:,} bytes of weights in {files}, {folder.whole.format} format"])
     else:
         rows.append(["whole", f"no: {folder.error}"])
     return rows
+
+
+def _windows(config: MistralConfig) -> str:
+    """"window 4,096"; or, where the layers' windows differ, "window 4,096 in 3 layers, no window in 1"."""
+    said = [(f"window {window:,}" if window else "no window", n) for window, n in Counter(config.windows).items()]
+    if not config.is_mixed:
+        return said[0][0]
+    (first, n), *others = said
+    return ", ".join([f"{first} in {n} layer{'s' * (n > 1)}", *(f"{window} in {n}" for window, n in others)])
 
 
 def _course(machine: Machine) -> tuple[tuple[str, str], ...]:

@@ -21,6 +21,7 @@ class HybridStep:
 
     @property
     def positions(self) -> Tensor:
+        """(B, T): absolute position of each token of the chunk."""
         return self.parts[0].positions
 
 

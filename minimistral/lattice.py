@@ -22,7 +22,7 @@ from minimistral.model import Mistral
 
 WINDOWS = (1, 2, 3, 5, 8, None)
 #: a window for each layer; the model has as many layers
-MIXED = ((1, None), (None, 3), (8, 2), (5, None, 1), (None, 2, None, 8))
+MIXED = ((1, None), (None, 3), (8, 2), (5, None, 4), (None, 7, None, 6))
 KINDS = {"none": "no cache", "growing": "growing cache", "ring": "ring"}
 FEEDINGS = ("one shot", "one by one", "chunks")
 HEADS = ((2, 2), (6, 2), (4, 1))  # query heads, key heads: 1, 3 and 4 that share one
@@ -64,12 +64,15 @@ def named(window: Window) -> str:
 
 
 def lengths(window: Window) -> list[int]:
-    """T < W, = W, W + 1, 2W, 3W + 1, without repetition; without a window some lengths of its own. Of several W: the largest."""
-    if isinstance(window, tuple):
-        window = max(filter(None, window), default=None)
-    if window is None:
+    """T < W, = W, W + 1, 2W, 3W + 1, without repetition; without a window some lengths of its own.
+
+    Of several W all these of the largest, and of the smallest the first three.
+    """
+    widths = [each for each in (window if isinstance(window, tuple) else [window]) if each is not None]
+    if not widths:
         return [1, 4, 8, 13]
-    return sorted({window - 1, window, window + 1, 2 * window, 3 * window + 1} - {0})
+    W, least = max(widths), min(widths)
+    return sorted({W - 1, W, W + 1, 2 * W, 3 * W + 1, least - 1, least, least + 1} - {0})
 
 
 def splits(T: int, every: int, some: int) -> list[tuple[int, ...]]:

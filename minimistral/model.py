@@ -22,6 +22,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> the same shape and dtype."""
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
@@ -49,6 +50,7 @@ class Attention(nn.Module):
         return q, k, heads(self.wv(x))
 
     def forward(self, x: Tensor, turn: tuple, cache: RollingBuffer | None, layer: int, step: Step | None) -> Tensor:
+        """x (B, T, dim) -> (B, T, dim). turn: rope.angles() of its positions; layer and step: as the cache wants them."""
         q, k, v = self.project(x, turn)
         if cache is not None and step is not None:
             k, v = cache.exchange(layer, k, v, step)
@@ -69,6 +71,7 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(config.dim, config.hidden_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., dim) -> (..., dim), through hidden_dim numbers for each vector."""
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -83,6 +86,7 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
     def forward(self, x: Tensor, turn: tuple, cache: RollingBuffer | None, layer: int, step: Step | None) -> Tensor:
+        """x (B, T, dim) -> (B, T, dim). The rest is for Attention."""
         x = x + self.attention(self.attention_norm(x), turn, cache, layer, step)
         return x + self.feed_forward(self.ffn_norm(x))
 
@@ -135,6 +139,7 @@ class Mistral(nn.Module):
         return logits
 
     def n_parameters(self) -> int:
+        """How many numbers are learned, all matrices and norms together."""
         return sum(p.numel() for p in self.parameters())
 
     def _checked(self, tokens, cache, lengths) -> Tensor:

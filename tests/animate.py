@@ -23,7 +23,7 @@ def photographs(window: int = 4, chunk_size: int = 1) -> list[Image.Image]:
         page = context.new_page()
         page.set_viewport_size({"width": 1000, "height": 800})
         page.emulate_media(reduced_motion="reduce")
-        page.set_content(PAGE.format(scrubber._repr_mimebundle_()["text/html"]))
+        page.set_content(PAGE.format(scrubber._repr_mimebundle_()[0]["text/html"]))
         widget = page.locator(".mm-ring[data-shown]").first
         widget.wait_for()
         slider = page.locator(".mm-ring input[type=range]").first

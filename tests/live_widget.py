@@ -38,9 +38,9 @@ ACTIVE = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
 @contextmanager
 def lab(folder: Path, cells: list[str], widget):
     """A JupyterLab with live.ipynb, which has these cells, and saved.ipynb, which holds what is committed of a widget."""
-    bundle = widget._repr_mimebundle_()
+    bundle, told = widget._repr_mimebundle_()
     bundle["image/png"] = base64.b64encode(bundle["image/png"]).decode()
-    shown = nbformat.v4.new_output("execute_result", data=bundle, execution_count=1)
+    shown = nbformat.v4.new_output("execute_result", data=bundle, metadata=told, execution_count=1)
     notebooks = {
         "live": [nbformat.v4.new_code_cell(cell) for cell in cells],
         "saved": [nbformat.v4.new_code_cell("1", execution_count=1, outputs=[shown])],

@@ -8,6 +8,7 @@ import minimistral as mm
 from minimistral import captured, generation, museum
 from minimistral.cache import RollingBuffer
 from minimistral.captured import FixedRing, capture
+from minimistral.hybrid import cache_for
 
 
 @torch.inference_mode()
@@ -51,6 +52,14 @@ def test_rows_of_different_lengths_and_a_growing_cache():
         chunk = random_ids(3, 4, seed=5)
         with torch.inference_mode():
             assert largest_difference(*(model(chunk, cache=cache) for cache in (plain, other))) < 1e-5
+
+
+def test_a_hybrid_cache_is_refused_and_decode_goes_on_without_a_graph():
+    model = small_model((3, None))
+    cache = cache_for(model.config)
+    with pytest.raises(ValueError, match="cache is a HybridCache: a step can be captured with a RollingBuffer only; decode by"):
+        capture(model, cache, 200)
+    assert captured.captured(model, cache, 200) is None
 
 
 def test_capturing_leaves_the_cache_where_it_was_and_shares_the_weights():

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 
 import minimistral as mm
 from minimistral.chat import Chat
@@ -144,7 +145,8 @@ def test_without_a_kernel_there_is_a_picture_and_words(tiny):
     box = ChatBox(*tiny, system="Be $kind$ to 🦊.", max_new_tokens=8)
     box.talk.send("Where is the key?")
     assert box.talk.wait(SECONDS)
-    bundle = box._repr_mimebundle_()
+    bundle, told = DisplayFormatter().format(box)  # as JupyterLab gets it
     assert bundle["image/png"].startswith(b"\x89PNG") and "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/plain"].startswith("system: Be $kind$ to 🦊.\nyou: Where is the key?\nmodel: ")
     assert bundle["text/plain"].endswith("tokens were in the cache already)")
+    assert told == {"image/png": {"alt": bundle["text/plain"]}}

@@ -79,13 +79,14 @@ def test_the_script_gets_what_python_says(data):
 
 def test_the_page_is_self_contained_small_and_always_the_same():
     state = Margins()
-    bundle, page = state._repr_mimebundle_(), state.html()
+    (bundle, told), page = state._repr_mimebundle_(), state.html()
     assert page == Margins().html() != Margins(factor=2).html()
     assert sum(len(part) for part in bundle.values()) < 150_000
     assert not re.search(r"https?:|//|import |require|fetch|XMLHttp", re.sub(r'base64,[^"]*', "", page))
     assert "MARGINS_" not in page and page.count("<script>") == page.count("</script>") == 1
     assert page.index("data:image/png;base64,") < page.index("<script>")
     assert bundle["image/png"].startswith(b"\x89PNG") and bundle["text/plain"] == repr(state) == state.text()
+    assert told == {"image/png": {"alt": repr(state)}}
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -1,6 +1,7 @@
 """Reading configurations: both file formats, every absent key, and what no model can have."""
 
 import json
+import re
 import warnings
 
 import pytest
@@ -116,6 +117,25 @@ def test_unknown_keys_of_params_json_are_named(tmp_path):
     path.write_text(json.dumps(PARAMS | dict(rope_theta=1e4, moe={"num_experts": 8})))
     with pytest.warns(UserWarning, match="params.json: ignored unknown keys moe"):
         MistralConfig.from_file(path)
+
+
+@pytest.mark.parametrize(
+    "said", [{"_sliding_window": [None, 128]}, {"_sliding_window": None}, {"sliding_window": 8, "local_window": 4}]
+)
+def test_windows_under_another_name_are_refused_not_left_out(tmp_path, said):
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(PARAMS | dict(rope_theta=1e4) | said))
+    name, value = list(said.items())[-1]
+    words = re.escape(f"params.json: {name} is {value!r}, which is not read: state sliding_window instead")
+    with pytest.raises(ConfigError, match=words):
+        MistralConfig.from_file(path)
+
+
+def test_the_window_keys_that_transformers_leaves_out_for_mistral_are_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(HF | dict(rope_theta=1e4, sliding_window=8, use_sliding_window=False, max_window_layers=1)))
+    with pytest.warns(UserWarning, match="config.json: ignored unknown keys max_window_layers, use_sliding_window"):
+        assert MistralConfig.from_file(path).sliding_window == 8
 
 
 def test_unknown_keys_of_config_json_are_named_and_those_of_every_config_are_not(tmp_path):

@@ -82,8 +82,8 @@ def test_the_words_hold_the_payoff():
 
 def test_the_page_is_plain_small_and_always_the_same():
     one, again, other = RopeDial(ONES, ONES), RopeDial([1, 0] * 4, [1, 0] * 4), RopeDial(ONES, ONES, theta=100)
-    html = one._repr_mimebundle_()["text/html"]
-    assert html == again._repr_mimebundle_()["text/html"] and len(html) < 150_000
+    html = one._repr_mimebundle_()[0]["text/html"]
+    assert html == again._repr_mimebundle_()[0]["text/html"] and len(html) < 150_000
     assert not re.search(r"https?:|src=|import|fetch|require", html)
     assert re.search(r"mm-dial-[0-9a-f]{10}", html).group() != re.search(r"mm-dial-[0-9a-f]{10}", dial.page(other.dial)).group()
     assert one.dial.text() in html and "id=" not in html
@@ -93,10 +93,11 @@ def test_the_page_is_plain_small_and_always_the_same():
 
 
 def test_picture_and_words_stand_beside_the_page():
-    bundle = RopeDial(ONES, ONES, query=5, key=2, hand=1)._repr_mimebundle_()
+    bundle, told = RopeDial(ONES, ONES, query=5, key=2, hand=1)._repr_mimebundle_()
     assert set(bundle) == {"text/html", "image/png", "text/plain"}
     assert bundle["image/png"].startswith(b"\x89PNG\r\n\x1a\n") and len(bundle["image/png"]) > 5_000
     assert "query at 5, key at 2: 3 apart. Pair 1" in bundle["text/plain"]
+    assert told == {"image/png": {"alt": bundle["text/plain"]}}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_what_cannot_be_turned_is_said_and_nothing_raises(given, said):
 )
 def test_what_does_not_fit_is_cut_and_said(given, said):
     shown = RopeDial(**(dict(q=ONES, k=ONES) | given))
-    bundle = shown._repr_mimebundle_()
+    bundle, _ = shown._repr_mimebundle_()
     assert said in bundle["text/plain"] and len(bundle["text/html"]) < 150_000
     assert "nan" not in bundle["text/html"].lower() and bundle["image/png"]
 

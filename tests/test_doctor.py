@@ -213,6 +213,17 @@ def test_a_lacking_package_is_named_with_its_remedy():
     assert str(report).endswith("Missing: the package tqdm: pip install tqdm")
 
 
+@pytest.mark.parametrize(("windows", "said"), [
+    ((5, None, 5), "3 layers, 6 heads on 2, window 5 in 2 layers, no window in 1"),
+    ((None, 1200), "2 layers, 6 heads on 2, no window in 1 layer, window 1,200 in 1"),
+])  # fmt: skip
+def test_a_folder_whose_layers_have_windows_of_their_own(tmp_path, windows, said):
+    mm.save(small_model(windows, n_layers=len(windows)), tmp_path)
+    report = doctor.examine(tmp_path, machine=machine())
+    assert said in str(report) and said in report._repr_html_() and report.missing == ()
+    assert any(fit.ok for fit in report.fits)
+
+
 @pytest.mark.parametrize("options", [dict(tokens=0), dict(tokens=1.5), dict(tokens=True), dict(chunk=-1), dict(chunk="8")])
 def test_wrong_numbers_are_refused(options):
     with pytest.raises(ValueError, match="expected a whole number of at least 1"):

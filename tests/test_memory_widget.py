@@ -103,7 +103,7 @@ def test_the_frames_are_all_that_the_controls_can_reach():
 
 def test_the_page_is_self_contained_small_and_always_the_same():
     state = Planner()
-    page, bundle = state.html(), state._repr_mimebundle_()
+    page, (bundle, told) = state.html(), state._repr_mimebundle_()
     assert page == Planner().html() == bundle["text/html"] != Planner(bits=8).html()
     assert sum(len(part) for part in bundle.values()) < 150_000
     code = re.sub(r"base64,[^\"]*", "", page)
@@ -113,6 +113,7 @@ def test_the_page_is_self_contained_small_and_always_the_same():
     data = json.loads(re.search(r"const data = (\{.*\}), W = ", page)[1])
     assert data["frames"] == {key: list(frame) for key, frame in state.frames().items()}
     assert bundle["image/png"].startswith(PNG) and bundle["text/plain"] == repr(state) == state.text()
+    assert told == {"image/png": {"alt": repr(state)}}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Nothing public is left unexplained, untried, or out of the course.
 
-The rule. A function or class that is defined in minimistral without an underscore has a docstring; a test names it (or, of a
+The rule. A function or class that is defined in minimistral without an underscore has a docstring (and so have the public methods
+of what `import minimistral` offers); a test names it (or, of a
 class, a function that returns it); and a page, which is a notebook, the README or CONTRIBUTING, names it, its module, or a module
 that imports its module. In the packages INSIDE, which users meet through what they draw, ask or print, a test of the module is
 enough.
@@ -15,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 #: the rooms around the library: timings, commands, tasks, what trained the small model, pictures
 INSIDE = ("bench", "cli", "exercises", "tiny", "widgets")
+#: whose classes one meets through those that `import minimistral` offers: the model's parts, the cache for mixed windows
+ALSO = ("minimistral.model", "minimistral.hybrid")
 #: described once for all of them, in cli.parser() and in museum/plants.py, and reached through what these collect
 COMMAND, REGISTERED = {"arguments", "run"}, "plant"
 
@@ -76,6 +79,29 @@ def lacks(module: str, node) -> list[str]:
     shown = {node.name, place} | imports().get(module, set())
     has = {"a docstring": ast.get_docstring(node), "a test": tried & words("tests"), "a chapter": shown & words("pages")}
     return [what for what, there in has.items() if not there]
+
+
+def methods() -> list[tuple[str, ast.FunctionDef]]:
+    """The public methods, by name, of the classes that `import minimistral` offers, and of all those in ALSO."""
+    offered = {
+        (node.module, alias.name)
+        for node in sources()["minimistral"].body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return [
+        (f"{module}.{node.name}.{method.name}", method)
+        for module, node in public()
+        if isinstance(node, ast.ClassDef) and (module in ALSO or (module, node.name) in offered)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
+    ]
+
+
+def test_the_methods_of_what_is_offered_have_docstrings():
+    without = [name for name, method in methods() if not ast.get_docstring(method)]
+    assert without == [] and len(methods()) > 30
+    assert {"minimistral.model.Attention.forward", "minimistral.cache.RollingBuffer.begin"} < {name for name, _ in methods()}
 
 
 def test_every_public_function_has_a_docstring_a_test_and_a_chapter():

@@ -147,10 +147,10 @@ def test_the_page_is_plain_small_and_always_the_same():
 
 
 def test_picture_and_words_stand_beside_the_page():
-    bundle = RingScrubber(window=2, chunk_size=5)._repr_mimebundle_()
+    bundle, told = RingScrubber(window=2, chunk_size=5)._repr_mimebundle_()
     assert set(bundle) == {"text/html", "image/png", "text/plain"}
     assert bundle["image/png"].startswith(b"\x89PNG\r\n\x1a\n") and len(bundle["image/png"]) > 5_000
-    assert "lost if stored first" in bundle["text/plain"]
+    assert "lost if stored first" in bundle["text/plain"] and told == {"image/png": {"alt": bundle["text/plain"]}}
 
 
 def test_what_it_starts_with_can_be_chosen_on_the_page():
@@ -163,6 +163,8 @@ def test_what_it_starts_with_can_be_chosen_on_the_page():
     "given, said",
     [
         (dict(window=0), "window is 0: the scrubber shows whole numbers from 1 to 12"),
+        (dict(window=(4, None)), "window is (4, None): the scrubber shows whole numbers from 1 to 12"),
+        (dict(windows=([4, None],)), "window is [4, None]: the scrubber shows whole numbers from 1 to 12"),
         (dict(window=13), "window is 13"),
         (dict(windows=(4, None)), "window is None"),
         (dict(window=True), "window is True"),

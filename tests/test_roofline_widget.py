@@ -62,7 +62,7 @@ def test_units():
 
 def test_the_page_is_self_contained_small_and_always_the_same(data):
     state = Ceilings()
-    bundle, page = state._repr_mimebundle_(), state.html()
+    (bundle, told), page = state._repr_mimebundle_(), state.html()
     assert page == Ceilings().html() != Ceilings(batch=2).html()
     assert sum(len(part) for part in bundle.values()) < 150_000
     code = re.sub(r'base64,[^"]*', "", page)
@@ -71,6 +71,7 @@ def test_the_page_is_self_contained_small_and_always_the_same(data):
     assert page.index("data:image/png;base64,") < page.index("<script>")
     assert data["start"] == [4, 2, 0, 1]
     assert bundle["image/png"].startswith(b"\x89PNG") and bundle["text/plain"] == repr(state) == state.text()
+    assert told == {"image/png": {"alt": repr(state)}}
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_frames_are_all_that_the_sliders_can_reach():
 
 def test_the_page_is_self_contained_small_and_always_the_same():
     state = HeadMap()
-    page, bundle = state.html(), state._repr_mimebundle_()
+    page, (bundle, told) = state.html(), state._repr_mimebundle_()
     assert page == HeadMap().html() == bundle["text/html"] != HeadMap(8, 2).html()
     assert sum(len(part) for part in bundle.values()) < 150_000
     code = re.sub(r'base64,[^"]*', "", page).replace("h // group", "")
@@ -84,6 +84,7 @@ def test_the_page_is_self_contained_small_and_always_the_same():
     }
     assert data["start"] == {"n_heads": 32, "n_kv_heads": 8, "rule": "group"}
     assert bundle["image/png"].startswith(PNG) and bundle["text/plain"] == repr(state) == state.text()
+    assert told == {"image/png": {"alt": repr(state)}}
 
 
 def test_the_map_in_words():

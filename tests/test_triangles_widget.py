@@ -67,7 +67,7 @@ def test_the_words_of_the_steps():
 
 def test_the_page_is_self_contained_small_and_always_the_same():
     state = Triangles(4, 2)
-    bundle, page = state._repr_mimebundle_(), state.html()
+    (bundle, told), page = state._repr_mimebundle_(), state.html()
     assert page == Triangles(4, 2).html() != Triangles(4, 3).html()
     assert sum(len(part) for part in bundle.values()) < 150_000
     code = re.sub(r'base64,[^"]*', "", page)
@@ -79,6 +79,7 @@ def test_the_page_is_self_contained_small_and_always_the_same():
         one, frame = Triangles(n, step), data["frames"][f"{n}/{step}"]
         assert frame["grid"] == one.grid() and (frame["title"], frame["words"]) == (one.title(), one.words())
     assert bundle["image/png"].startswith(b"\x89PNG") and bundle["text/plain"] == repr(state) == triangles.draw(state).text
+    assert told == {"image/png": {"alt": repr(state)}}
 
 
 @pytest.mark.parametrize(

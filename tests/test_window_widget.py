@@ -124,7 +124,7 @@ def test_the_answers_on_the_page_are_so(seen):
 
 
 def test_the_page_is_self_contained_small_and_always_the_same(tiny, seen):
-    page, bundle = seen.page(), seen._repr_mimebundle_()
+    page, (bundle, told) = seen.page(), seen._repr_mimebundle_()
     assert page == view.explore(*tiny, SENTENCE, window=6, layers=3, layer=3, head=6).page() == bundle["text/html"]
     assert page != replace(seen, head=5).page()
     assert sum(len(part) for part in bundle.values()) < 150_000
@@ -136,6 +136,7 @@ def test_the_page_is_self_contained_small_and_always_the_same(tiny, seen):
     assert data["labels"] == list(seen.labels) and data["reached"] == seen.reached
     assert data["scores"] == json.loads(json.dumps(seen.scores)) and data["start"]["head"] == 6
     assert bundle["image/png"].startswith(PNG) and bundle["text/plain"] == repr(seen) == seen.text()
+    assert told == {"image/png": {"alt": repr(seen)}}
 
 
 def test_no_token_can_break_out_of_the_page(seen):

@@ -327,7 +327,7 @@ class Teller:
         alike = first.adjective and first.adjective == second.adjective
         return self.two(rows) if alike else [first, second]
 
-    def shuffled(self, *items: tuple[Noun | Person, ...]) -> list:
+    def shuffled(self, *items: tuple[Noun | Person | str, ...]) -> list:
         """Groups of words that belong together, in a random order."""
         self.together += [tuple(map(str, group)) for group in items]
         return self.rng.sample(items, len(items))

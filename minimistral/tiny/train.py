@@ -1,12 +1,13 @@
 """How the tiny model that comes with the package was made: `python -m minimistral.tiny.train`.
 
 Its text is what stories.py generates; its vocabulary is SentencePiece BPE with byte fallback, learned from the same text.
-Everything is seeded, and no story is seen twice. It goes in four stages (looks.py says what drills and looks are):
+Everything is seeded, and no story is seen twice. It goes in five stages (looks.py says what drills and looks are):
 
     drills   sentences in which any word has any other; the model is shown where to look
     shown    whole stories, with some drills among them; it is shown where to look
     turned   the same, where half of the drills' sentences tell a thing before its owner
     stories  whole stories, and nothing is shown any more
+    last     the same, slower, and what a fact decides counts more
 
 In a whole story only 2 or 3 tokens of 140 depend on a fact, and the fact is one sentence among fifteen. That is too faint to
 learn from in an hour, unless one is shown where to look.
@@ -112,6 +113,7 @@ STAGES = (
     Stage("shown", 2600, 1.5e-3, stories=12, drills=4, looks=1, weight=20),
     Stage("turned", 1700, 1.3e-3, stories=12, drills=4, looks=1, weight=20, turned=0.5),
     Stage("stories", 800, 8e-4, stories=16, drills=0, looks=0, weight=10),
+    Stage("last", 500, 5e-4, stories=16, drills=0, looks=0, weight=30),
 )
 
 

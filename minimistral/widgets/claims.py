@@ -13,7 +13,7 @@ from minimistral import bets, claims, course, ledger
 from minimistral.evaluation import difference, interval
 from minimistral.exercises.claims import CHARTS
 from minimistral.widgets.page import scripted
-from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, described, figure, finish
 
 OURS = "Mistral 7B"
 RIVALS = ("Llama 2 13B", "Llama 2 7B", "Code-Llama 7B")
@@ -111,7 +111,7 @@ class Margins:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()}
+        return described({"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()})
 
 
 def scale(rival: str) -> tuple[int, int]:

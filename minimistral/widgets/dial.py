@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 
 from minimistral import naive
-from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, described, figure, finish
 
 MOST_HANDS, MOST_LAST, MOST_POSITIONS = 8, 24, 120  # what fits into the page: hands, distance, positions in the table
 FARTHEST = 1_000_000  # beyond some millions float32 can no longer tell neighbouring positions apart
@@ -222,7 +222,7 @@ class RopeDial:
     def _repr_mimebundle_(self, include=None, exclude=None):
         if self.problem:
             return {"text/plain": self.problem}
-        return {"text/html": page(self.dial), "image/png": draw(self.dial).png, "text/plain": self.dial.text()}
+        return described({"text/html": page(self.dial), "image/png": draw(self.dial).png, "text/plain": self.dial.text()})
 
 
 def page(dial: Dial) -> str:

@@ -14,7 +14,7 @@ from minimistral.counting import VERSIONS
 from minimistral.doctor import GIB
 from minimistral.quantize import planned_bytes
 from minimistral.widgets.page import scripted
-from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, described, figure, finish
 
 #: name -> MiB. GPUs as nvidia-smi reports them: less than what is printed on the box where the card corrects errors
 MACHINES = {
@@ -165,7 +165,7 @@ class Planner:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()}
+        return described({"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()})
 
 
 @cache

@@ -4,6 +4,11 @@ import html
 import io
 
 
+def described(bundle: dict) -> tuple[dict, dict]:
+    """A MIME bundle with a picture in it, and the metadata by which its words become the picture's alternative text."""
+    return bundle, {"image/png": {"alt": bundle["text/plain"]}}
+
+
 class TextFallback:
     """Mixed into a widget: where it cannot be shown, its text() is, and its png() if it has one."""
 
@@ -16,9 +21,8 @@ class TextFallback:
     def _repr_mimebundle_(self, **kwargs):
         bundle = dict(super()._repr_mimebundle_(**kwargs))
         bundle["text/plain"] = self.text()
-        if (png := self.png()) is not None:
-            bundle["image/png"] = png
-        return bundle
+        png = self.png()
+        return bundle if png is None else described(bundle | {"image/png": png})
 
 
 class Picture:
@@ -31,7 +35,7 @@ class Picture:
         return self.text
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"image/png": self.png, "text/plain": self.text}, {"image/png": {"alt": self.text}}
+        return described({"image/png": self.png, "text/plain": self.text})
 
 
 class Folded:

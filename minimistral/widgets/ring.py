@@ -19,7 +19,7 @@ from torch import Tensor
 from minimistral import masks
 from minimistral.cache import RollingBuffer
 from minimistral.model import Mistral
-from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREEN, GREY, ORANGE, Picture, described, figure, finish
 
 PROMPT = "Once upon a time there was a fox who had a red ball"
 WINDOWS, CHUNK_SIZES = (2, 3, 4, 5, 8), (1, 2, 3, 5)
@@ -236,13 +236,14 @@ class RingScrubber:
 
     def __post_init__(self):
         for name, most in (("window", MOST_WINDOW), ("chunk_size", MOST_TOKENS)):
-            choices = sorted({getattr(self, name), *getattr(self, f"{name}s")}, key=str)
+            choices = [getattr(self, name), *getattr(self, f"{name}s")]
             for value in choices:
                 if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                     raise ValueError(f"{name} is {value!r}: the scrubber shows whole numbers from 1 to {most}.")
+            choices = sorted(set(choices))
             if len(choices) > MOST_CHOICES:
                 raise ValueError(f"{len(choices)} choices of {name} were given; there is room for {MOST_CHOICES}.")
-            object.__setattr__(self, f"{name}s", tuple(sorted(choices)))
+            object.__setattr__(self, f"{name}s", tuple(choices))
         if not isinstance(self.prompt, str) or not self.tokens():
             raise ValueError(f"prompt is {self.prompt!r}: give a text of at least one token.")
         if not isinstance(self.frame, int) or not 0 <= self.frame < len(self.frames()):
@@ -329,7 +330,7 @@ class RingScrubber:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "image/png": film(self.rows(), self.title()).png, "text/plain": self.text()}
+        return described({"text/html": self.html(), "image/png": film(self.rows(), self.title()).png, "text/plain": self.text()})
 
 
 STYLE = f"""

@@ -11,7 +11,7 @@ from math import log2
 from minimistral import roofline
 from minimistral.counting import VERSIONS
 from minimistral.widgets.page import scripted
-from minimistral.widgets.picture import BLUE, GREEN, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREEN, ORANGE, Picture, described, figure, finish
 
 MISTRAL_7B = VERSIONS["v0.1"]
 K = 1_024
@@ -131,7 +131,7 @@ class Ceilings:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()}
+        return described({"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()})
 
 
 def grid(call, first, *others) -> list:

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 
 from minimistral.generation import check_sampling, probabilities
-from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREY, ORANGE, Picture, described, figure, finish
 
 SHOWN = 24  # bars
 LOTS = 20  # drawn by the button
@@ -117,11 +117,6 @@ class Cut:
     def text(self) -> str:
         return "\n".join([f"after “…{self.prompt[-60:]}”", self.say(), *self.rows()])
 
-    def draw_lots(self, seed: int, n: int = LOTS) -> list[int]:
-        """Ranks drawn from what is left, by the little generator that the page uses too."""
-        ends = self.after.double().cumsum(0)
-        return [min(int((ends <= lot * ends[-1]).sum()), self.left - 1) for lot in lots(seed, n)]
-
 
 def percent(share) -> str:
     """A share as the picture shows it."""
@@ -131,18 +126,6 @@ def percent(share) -> str:
 def shown(piece: str) -> str:
     """A piece with what cannot be seen spelled out."""
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in piece)
-
-
-def lots(seed: int, n: int) -> list[float]:
-    """n numbers from 0 to 1 (xorshift on 32 bits): so little that the page can do the same."""
-    whole, drawn = 2**32, []
-    x = (seed * 2_654_435_761 + 1) % whole or 1
-    for _ in range(n + 5):  # the first few still look like the seed
-        x ^= x << 13 & whole - 1
-        x ^= x >> 17
-        x ^= x << 5 & whole - 1
-        drawn.append(x / whole)
-    return drawn[5:]
 
 
 class SamplingWidget:
@@ -161,7 +144,7 @@ class SamplingWidget:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = draw(self.cut).png
-        return {"text/html": page(self.cut, png), "image/png": png, "text/plain": self.cut.text()}
+        return described({"text/html": page(self.cut, png), "image/png": png, "text/plain": self.cut.text()})
 
 
 def page(cut: Cut, png: bytes) -> str:
@@ -229,7 +212,7 @@ for (const host of document.querySelectorAll('.mm-sampling[data-name="CUT_NAME"]
     });
     return {before, after, by, left: alive[3].filter(Boolean).length, held: sum(before.filter((_, n) => alive[3][n]))};
   };
-  /* the same as sampling.lots */
+  /* xorshift on 32 bits; its first numbers still look like the seed */
   const lots = (seed, n) => {
     let x = (Math.imul(seed, 2654435761) + 1) >>> 0 || 1;
     const drawn = [];

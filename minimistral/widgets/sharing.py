@@ -14,7 +14,7 @@ from minimistral.attention import attend
 from minimistral.cache import RollingBuffer
 from minimistral.counting import VERSIONS
 from minimistral.widgets.page import scripted
-from minimistral.widgets.picture import BLUE, GREY, GROUPS, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, GREY, GROUPS, ORANGE, Picture, described, figure, finish
 
 RULES = {"group": "h // group", "mod": "h mod n_kv_heads"}
 STOPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the slider for query heads
@@ -118,7 +118,7 @@ class HeadMap:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()}
+        return described({"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()})
 
 
 def divisors(n: int) -> list[int]:

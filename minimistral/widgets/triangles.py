@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from minimistral import masks
 from minimistral.widgets.page import scripted
-from minimistral.widgets.picture import FUTURE, HATCH, Picture, figure, finish
+from minimistral.widgets.picture import FUTURE, HATCH, Picture, described, figure, finish
 from minimistral.window import pieces
 
 W = 4  # a window that can be counted with the eye
@@ -148,7 +148,7 @@ class Triangles:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()}
+        return described({"text/html": self.html(), "image/png": draw(self).png, "text/plain": self.text()})
 
 
 def listed(numbers) -> str:

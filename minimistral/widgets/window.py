@@ -23,7 +23,7 @@ import torch
 from minimistral import masks
 from minimistral.config import check_window
 from minimistral.widgets import picture
-from minimistral.widgets.picture import BLUE, FUTURE, GREEN, GREY, HATCH, ORANGE, Picture, figure, finish
+from minimistral.widgets.picture import BLUE, FUTURE, GREEN, GREY, HATCH, ORANGE, Picture, described, figure, finish
 
 MOST = 24  # tokens that fit side by side
 FAINT = 1e-8  # smaller weights are drawn as this: nobody can see the difference
@@ -143,7 +143,7 @@ class Seen:
         return self.text()
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self.page(), "image/png": self._still.png, "text/plain": self.text()}
+        return described({"text/html": self.page(), "image/png": self._still.png, "text/plain": self.text()})
 
 
 def explore(model, tokenizer, sentence: str, window=0, layers=0, query=-1, layer=0, head=0) -> Seen:
