@@ -33,10 +33,11 @@ class WritesFirst(RollingBuffer):
 
 
 STORY = (
-    "Nora had a cousin called Rosa, and they did everything together. One windy morning they were on the bridge. Nora had a red "
-    "ribbon, and Rosa had a glass marble. Nora liked Rosa's marble much better, so they agreed to swap. So Rosa got the ribbon "
-    "from Nora, and Nora got the marble from Rosa. Then they wandered to the meadow. A hare sat up and twitched its ears. Soon "
-    "they ran back to the bridge. When they met Grandpa, Rosa was still holding the ribbon."
+    "It had rained all week, and it was raining still. Hugo and Sam were in the kitchen, and they had plenty of time. There was to "
+    "be a big supper that evening. Now they had to call the others in time. Grandma had gone to the river, and Aunt Flora had "
+    "gone to the forest. They laid the table with the best plates. There was still time, so they ran to the garden. \"Listen to "
+    "my stomach,\" said Hugo. It growled, and Sam laughed. After a while they came home again. \"Now for Grandma,\" said Hugo, "
+    "and they hurried to the river. \"Supper is ready!\" Sam called, and Grandma came at once. \"And Aunt Flora?\" asked Sam."
 )
 CHUNK = 48  # tokens of the prompt fed at once: they fit in the ring of 64, but not beside what it holds
 
