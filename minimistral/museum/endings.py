@@ -33,8 +33,8 @@ class WritesFirst(RollingBuffer):
 
 
 STORY = (
-    "It had rained all week, and it was raining still. Hugo and Sam were in the kitchen, and they had plenty of time. There was to "
-    "be a big supper that evening. Now they had to call the others in time. Grandma had gone to the river, and Aunt Flora had "
+    "It had rained all week, and it was raining still. Hugo and Sam were in the kitchen, and they had plenty of time. There was "
+    "to be a big supper that evening. Now they had to call the others in time. Grandma had gone to the river, and Aunt Flora had "
     "gone to the forest. They laid the table with the best plates. There was still time, so they ran to the garden. \"Listen to "
     "my stomach,\" said Hugo. It growled, and Sam laughed. After a while they came home again. \"Now for Grandma,\" said Hugo, "
     "and they hurried to the river. \"Supper is ready!\" Sam called, and Grandma came at once. \"And Aunt Flora?\" asked Sam."

@@ -117,7 +117,8 @@ All measured by `python -m minimistral.tiny.card`, in about a minute. The entrop
 throws away what does not fit, so only single choices, such as a name, have one that can be written down.
 
 *Shown where to look*: four heads were trained, beside the words, to attend to the token that decides the next word
-(`minimistral/tiny/looks.py`). In the last two stages nothing was shown, and where the model looks when it is used is its own affair.
+(`minimistral/tiny/looks.py`). In the last two stages nothing was shown, and where it looks when it is
+used is its own affair.
 
 It goes on with a story in the manner of those it knows. It answers no questions, follows no instructions, knows a few plots and
 nothing else, in plain English.
