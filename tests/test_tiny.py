@@ -15,6 +15,7 @@ import minimistral as mm
 from minimistral import museum
 from minimistral.checkpoint import read_header
 from minimistral.tiny import stories, train
+from minimistral.train import fit
 
 FOLDER = Path(mm.__file__).parent / "tiny" / "model"
 
@@ -56,15 +57,15 @@ def test_its_vocabulary_spells_anything(tiny):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_it_recalls_what_the_story_told_within_the_window_and_little_beyond(tiny):
-    """At least 19 of 20 within the window of 64 tokens; whoever only knew which two things were told would have half."""
+def test_it_recalls_what_the_story_told_and_hands_it_on_beyond_the_window(tiny):
+    """At least 19 of 20 within the window of 64 tokens (whoever only knew which two were told would have half), most beyond."""
     found = train.recall(*tiny, n_stories=100)
     near, far = [], []
     for span, (right, of) in found.items():
         (near if int(span.split("-")[1]) < 64 else far).append((right, of))
     (near_right, near_of), (far_right, far_of) = (map(sum, zip(*tally, strict=True)) for tally in (near, far))
     assert near_of >= 100 and near_right / near_of >= 0.95, found
-    assert far_of >= 20 and far_right / far_of < near_right / near_of / 2, found
+    assert far_of >= 20 and far_right / far_of >= 0.8, found
 
 
 def test_the_record_of_its_training_is_what_is_measured(tiny):
@@ -116,7 +117,7 @@ def test_training_is_repeatable(tmp_path):
     def weights():
         model = train.new_model(small, seed=5)
         batches = train.in_batches(tokenizer, 32, batch=4, seed=5, weight=10)
-        return model.state_dict(), train.fit(model, batches, steps=12, lr=3e-3).losses
+        return model.state_dict(), fit(model, batches, steps=12, lr=3e-3).losses
 
     (first, log), (second, again) = weights(), weights()
     assert all(torch.equal(first[name], second[name]) for name in first) and log == again
@@ -127,6 +128,14 @@ def test_the_card_says_what_is_measured():
     from minimistral.tiny import card
 
     assert card.CARD.read_text(encoding="utf-8") == card.text(card.measure())
+
+
+def test_a_cast_is_kept_or_not():
+    from minimistral.tiny.card import keeps_its_cast
+
+    assert all(keeps_its_cast(text) for text in stories.corpus(300, 5))
+    told = "Mia and Tom were in the kitchen. Mia had a ball."
+    assert keeps_its_cast(told) and not keeps_its_cast(told + " Then Ben missed it.")
 
 
 def test_a_bigram_is_a_distribution_and_its_loss_is_counted():
