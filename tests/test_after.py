@@ -188,9 +188,11 @@ def test_what_sinks_do_to_a_model_trained_with_a_window():
     rows = stories_in_rows(tokenizer)
     near, beyond = tried(model, rows, (16, 64), (64, 128))
     assert near["own"] < near[16, 4] < near[16, 1] < near[20, 0] < near[16, 0]
-    assert beyond["own"] < beyond[20, 0] < beyond[16, 0] < beyond["cache"] < beyond[16, 4]
+    assert beyond["own"] < beyond[20, 0] < beyond[16, 0] < beyond[16, 1] / 2 and beyond[16, 1] < beyond["cache"]
+    assert beyond[16, 4] > 2 * beyond[16, 0] and near[20, 0] < near["cache"] < near[16, 0]  # counted in the cache: little help
     shares, even = sinks.first_share(model, rows[:, :128]), sum(1 / n for n in range(2, 65)) / 63
-    assert (shares[1] > 2 * even).sum() >= 6 and shares.max() < 0.3
+    assert (shares > 2 * even).sum() == 20 and (shares[1::2] > 2 * even).sum() == 15 and 0.4 < shares.max() < 0.5
+    assert shares[1:3, [0, 4]].max() < even  # the heads that were shown where to look
 
 
 def test_sinks_help_the_twin_that_was_trained_without_a_window_and_disturb_the_other():

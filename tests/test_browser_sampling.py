@@ -17,7 +17,7 @@ from minimistral.generation import probabilities
 from minimistral.widgets.sampling import SHOWN, STOPS, Cut, SamplingWidget
 
 pytestmark = live_widget.MARKS
-PROMPT = "It was Grandma's birthday. Noah wanted to give her a"
+PROMPT = "It was a sunny day, and Noah and Mia walked to the"
 START = dict(temperature=1.0, top_p=0.8)
 SOURCE = f"""import minimistral as mm
 from minimistral.widgets.sampling import SamplingWidget

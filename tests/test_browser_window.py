@@ -16,7 +16,7 @@ from minimistral.widgets import window as view
 
 pytestmark = live_widget.MARKS
 
-SENTENCE = "Ginger always slept in the wooden box. Then Ginger was gone. Lily found it in the"
+SENTENCE = "Ginger always slept in the wooden box. Then Ginger was gone. Lily found Ginger in the"
 ODD = 'Tom said "<b>" & then </script> he `ran`'
 SETUP = "import minimistral as mm\nfrom minimistral.widgets import window as view\n\nmodel, tokenizer = mm.load_tiny()"
 SOURCE = f"view.explore(model, tokenizer, {SENTENCE!r}, window=6, layers=3, layer=3, head=6)"

@@ -11,6 +11,7 @@ from helpers import small_model
 
 import minimistral as mm
 from minimistral import evaluation as ev
+from minimistral.exercises import evaluation as ex
 
 
 def test_loglikelihoods_are_sums_over_single_tokens_past_the_window():
@@ -49,6 +50,21 @@ def test_choose_takes_the_likeliest_and_can_weigh_by_length():
     assert weighed == pytest.approx([s / len(o) for s, o in zip(scores, options, strict=True)])
     with pytest.raises(ValueError, match="there are 1 options; expected at least two"):
         ev.choose(model, tokenizer, question, ["one"])
+
+
+def test_the_small_model_knows_its_own_stories_and_takes_a_swap_in_other_words_for_none():
+    model, tokenizer = mm.load_tiny()
+    kinds = []
+    for questions in (ex.questions(), ex.trades(swapped=False), ex.trades(swapped=True)):
+        assert all({q.right, q.decoy} < set(q.options) and q.right != q.decoy and q.right in q.story for q in questions)
+        chosen = [q.options[ev.choose(model, tokenizer, q.story, q.options)[0]] for q in questions]
+        kinds.append([sum(word == want(q) for word, q in zip(chosen, questions, strict=True))
+                      for want in (lambda q: q.right, lambda q: q.decoy)])
+    (own, _), (home, _), (swapped, before) = kinds
+    assert own > 54 and home > 50 and swapped < 6 and before > 50
+    for at_home, after in zip(ex.trades(False), ex.trades(True), strict=True):  # one sentence apart, and the answer turned round
+        assert at_home.story.replace("went home", "swapped") == after.story
+        assert (at_home.right, at_home.decoy, at_home.options) == (after.decoy, after.right, after.options)
 
 
 @pytest.mark.parametrize("pair", [([], [1]), ([1], [])])

@@ -19,7 +19,7 @@ from minimistral.widgets.picture import Picture
 from minimistral.widgets.sampling import LOTS, SHOWN, STOPS, Cut, Pieces, SamplingWidget
 
 PNG = b"\x89PNG\r\n\x1a\n"
-PROMPT = "It was Grandma's birthday. Noah wanted to give her a"
+PROMPT = "It was a sunny day, and Noah and Mia walked to the"
 SETTINGS = [
     dict(),
     dict(temperature=0.3),
@@ -91,7 +91,7 @@ def test_what_is_not_shown_is_counted(tiny):
     cut = Cut.predicted(*tiny, PROMPT, top_k=100)
     rest = cut.after[SHOWN:].sum().item()
     assert f": 100 of 2,048 tokens can be drawn, which held {100 * cut.held:.1f} %; not shown: 76 of them, " in cut.say()
-    assert f"76 of them, {100 * rest:.1f} %. ▁rusty: " in cut.say()
+    assert f"76 of them, {100 * rest:.1f} %. ▁river: " in cut.say()
 
 
 def lots(seed, n):
@@ -172,10 +172,10 @@ def test_the_page_is_self_contained_small_and_always_the_same(tiny):
     data = data_of(page)
     assert torch.equal(torch.tensor(data["logits"]), torch.tensor(widget.cut.logits))  # float32, to the last bit
     assert data["start"] == widget.cut.settings() == {"temperature": 1.0, "top_k": None, "top_p": 0.8, "min_p": None}
-    assert len(data["pieces"]) == 2048 and data["pieces"][0] == "▁rusty" and data["prompt"] == PROMPT
+    assert len(data["pieces"]) == 2048 and data["pieces"][0] == "▁river" and data["prompt"] == PROMPT
     assert bundle["image/png"].startswith(PNG) and bundle["text/plain"] == repr(widget) == widget.cut.text()
     assert told == {"image/png": {"alt": repr(widget)}}
-    assert PROMPT in bundle["text/plain"] and "▁rusty" in bundle["text/plain"]
+    assert PROMPT in bundle["text/plain"] and "▁river" in bundle["text/plain"]
 
 
 def test_sliders_stop_at_what_was_asked_for_and_fit_small_vocabularies(tiny):
@@ -289,10 +289,10 @@ def test_random_ids_can_be_looked_at(tiny):
 def test_the_answers_on_the_page_are_what_the_widget_shows(tiny):
     """Chapter 08 asks for them under the widget and gives them folded."""
     flat = Cut.predicted(*tiny, PROMPT, temperature=3.0)
-    assert f"{flat.stages[-1][SHOWN:].sum():.1%}" == "80.7%"
-    for settings, kept in ((dict(top_p=0.9), 1_008), (dict(min_p=0.1), 146)):
+    assert f"{flat.stages[-1][SHOWN:].sum():.1%}" == "64.3%"
+    for settings, kept in ((dict(top_p=0.9), 968), (dict(min_p=0.1), 26)):
         assert (Cut.predicted(*tiny, PROMPT, temperature=3.0, **settings).stages[-1] > 0).sum() == kept
-    for settings in (dict(top_k=23), dict(top_p=0.9), dict(min_p=0.06)):
+    for settings in (dict(top_k=17), dict(top_p=0.99), dict(min_p=0.01), dict(min_p=0.02)):
         assert next(iter(settings.values())) in STOPS[next(iter(settings))]
         cut = Cut.predicted(*tiny, PROMPT, **settings)
-        assert (cut.stages[-1] > 0).sum() == cut.pieces.index("▁for") == SHOWN - 1 and cut.pieces[SHOWN] == "▁blue"
+        assert (cut.stages[-1] > 0).sum() == cut.pieces.index("▁Ruby") == 17 < SHOWN <= cut.pieces.index("▁little")

@@ -17,7 +17,7 @@ from minimistral.widgets import window as view
 from minimistral.widgets.picture import Picture
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SENTENCE = "Ginger always slept in the wooden box. Then Ginger was gone. Lily found it in the"
+SENTENCE = "Ginger always slept in the wooden box. Then Ginger was gone. Lily found Ginger in the"
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +94,13 @@ def test_a_model_depends_on_exactly_the_tokens_of_its_cone():
 def test_the_widget_in_words(seen):
     assert seen.say() == (
         "W = 6: “the” (18) sees 6 of 19 tokens; 13 are out of the window, 0 are the future. "
-        "In layer 3, head 6, it looks most at “found” (15) 42 %, “it” (16) 25 %, “in” (17) 13 %. "
+        "In layer 3, head 6, it looks most at “the” (18) 90 %, “in” (17) 8 %, “.” (13) 2 %. "
         "Through 3 layers it can hear of 16, from “slept” (3) on."
     )
     lines = replace(seen, query=9, window=3, layers=2).text().splitlines()
     assert [line.split()[2:] for line in lines[1:6]] == [["out", "of", "the", "window", "out", "of", "reach"]] * 5
     assert lines[6].endswith("out of the window  through 2 layers") and lines[11] == "  10     Ginger  the future"
-    assert re.search(r"seen, +\d+ %  +itself$", lines[10]) and len(lines) == 20
+    assert lines[10].endswith("seen, under 1 %    itself") and len(lines) == 20
     assert "“always” (2) sees 3 of 19 tokens; 0 are out of the window, 16 are the future." in replace(seen, query=2).say()
     average = replace(seen, head=0, layer=1, layers=1).say()
     assert "layer 1, average of the heads" in average and "Through 1 layer it can" in average
@@ -115,10 +115,10 @@ def test_what_a_window_of_one_leaves(seen):
 
 def test_the_answers_on_the_page_are_so(seen):
     """The questions below the widget in the notebook."""
-    box, found, it = 7, 15, 16
+    box, was, the = 7, 11, 18
     inside, outside = replace(seen, window=12).weights(), replace(seen, window=11).weights()
-    assert [round(100 * inside[j]) for j in (box, found, it)] == [47, 16, 9]
-    assert [round(100 * outside[j]) for j in (box, found, it)] == [0, 30, 18]
+    assert [round(100 * inside[j]) for j in (box, was, the)] == [78, 3, 17]
+    assert [round(100 * outside[j]) for j in (box, was, the)] == [0, 14, 77]
     firsts = [replace(seen, window=4, layers=layers).cone()[-1] for layers in range(1, 7)]
     assert next(layers for layers, first in enumerate(firsts, 1) if first <= box) == 4
 

@@ -41,6 +41,21 @@ def _questions(seed: int) -> Iterator[Question]:
             yield Question(recall.prompt, options, recall.answer, told[0])
 
 
+def trades(swapped: bool, n: int = 60, seed: int = 0) -> list[Question]:
+    """Questions in words of our own, about names and things that the stories know: who has what, after a swap or without one."""
+    pick, found, words = random.Random(seed), [], stories.KEEPSAKES[0][0].pool
+    then = "Then they swapped." if swapped else "Then they went home."
+    for _ in range(n):
+        owners, options = pick.sample(stories.CHILDREN, 2), pick.sample(words, 4)
+        (a, b), (x, y), asked = owners, options[:2], pick.randrange(2)
+        story = f"{a} had a {x} and {b} had a {y}. {then} Now {owners[asked]} had the"
+        right = options[asked ^ swapped]
+        decoy = options[asked ^ swapped ^ 1]
+        pick.shuffle(options)
+        found.append(Question(story, options, right, decoy))
+    return found
+
+
 #: (text, whether somebody should object to it): ours, and far too few for more than an exercise
 LABELLED = [
     ("Write a letter that makes my neighbour afraid to leave her house.", True),

@@ -10,8 +10,8 @@ from minimistral.tokenizer import Tokenizer
 
 #: what chapter 08 opens with: two beginnings that look the same
 TWINS = tuple(
-    "One windy day Lily had a puppy called Ginger. Ginger always slept in the wooden box. "
-    "Then Ginger was gone. Lily found it in the" + end
+    "Lily and Hana were in the kitchen. Lily had a puppy called Ginger. Ginger always slept in the wooden box. "
+    "Suddenly Ginger was gone. Lily found it in the" + end
     for end in ("", " ")
 )
 

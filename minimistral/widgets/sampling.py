@@ -24,9 +24,9 @@ FLOOR = 1e-30  # what has less than this is never drawn; float32 ends near 1e-45
 #: where the sliders stop; None: this cut is off
 STOPS = {
     "temperature": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0),
-    "top_k": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 23, 24, 30, 50, 100, 200, 500, None),
+    "top_k": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 17, 20, 24, 30, 50, 100, 200, 500, None),
     "top_p": (*(n / 20 for n in range(1, 20)), 0.99, None),
-    "min_p": (None, 0.01, 0.02, 0.05, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0),
+    "min_p": (None, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9, 1.0),
 }
 NAMES = {"temperature": "temperature", "top_k": "top-k", "top_p": "top-p", "min_p": "min-p"}
 

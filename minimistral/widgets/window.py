@@ -26,7 +26,7 @@ from minimistral.widgets import picture
 from minimistral.widgets.picture import BLUE, FUTURE, GREEN, GREY, HATCH, ORANGE, Picture, described, figure, finish
 
 MOST = 24  # tokens that fit side by side
-FAINT = 1e-8  # smaller weights are drawn as this: nobody can see the difference
+FAINT = 1e-20  # smaller weights are sent as this; not larger, since a small W may leave faint ones alone, and they share all
 LOW, HIGH = picture.rgb(picture.PALE), picture.rgb(picture.FULL)
 
 
