@@ -236,7 +236,8 @@ def test_memory_grows_by_the_weights_and_no_more(tmp_path, format):
     found = checkpoint.inspect(tmp_path)
     assert found.nbytes > checkpoint.LARGE
     seen = load.in_a_fresh_process("minimistral", tmp_path)
-    assert 0.95 * found.nbytes < seen["grown"] < 1.03 * found.nbytes + 8e6
+    # not less: they were all read; a system short of memory may have taken some of the mapped pages back meanwhile
+    assert 0.9 * found.nbytes < seen["grown"] < 1.03 * found.nbytes + 8e6
     assert len(seen["tokens"]) == 10
 
 
