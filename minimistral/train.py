@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from minimistral.config import MistralConfig
 from minimistral.model import Mistral
@@ -77,13 +77,15 @@ def adamw(model: Mistral, lr: float, betas: tuple[float, float], weight_decay: f
     return torch.optim.AdamW(groups, lr=lr, betas=betas)
 
 
-def rise_and_fall(optimizer, total: int, warmup: int, final: float) -> SequentialLR:
+def rise_and_fall(optimizer, total: int, warmup: int, final: float) -> LRScheduler:
     """The learning rate lr after n of `total` steps, with w = min(warmup, total // 2):
 
     n <= w  a straight line from lr / 100 up to lr
     n > w   half a cosine from lr down to final * lr
     """
     lr, w = optimizer.param_groups[0]["lr"], min(warmup, total // 2)
+    if w == 0:  # PyTorch 2.11 would begin with a step of the rise all the same
+        return CosineAnnealingLR(optimizer, total, eta_min=final * lr)
     rise = LinearLR(optimizer, 0.01, total_iters=w)
     fall = CosineAnnealingLR(optimizer, total - w, eta_min=final * lr)
     return SequentialLR(optimizer, [rise, fall], [w])
